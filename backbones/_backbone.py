@@ -1,0 +1,281 @@
+"""What timm asks of a hierarchical backbone, written once for every family."""
+
+import pickle
+import sys
+from collections.abc import Callable
+
+import torch
+from timm.layers import ClassifierHead, trunc_normal_
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
+from timm.models._features import feature_take_indices
+from timm.models._registry import _deprecated_models
+from torch import Tensor, nn
+
+MIN_SIZE = 32
+
+ALIASES: dict[str, str] = {}  # official long name -> the zoo's name, filled by register_family
+
+
+class Stage(nn.Module):
+    """An optional downsampling of a map (B, C, H, W), then blocks on (B, H, W, C), checkpointed on request."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x).permute(0, 2, 3, 1).contiguous()  # free when the map is channels_last
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            x = checkpoint_seq(self.blocks, x)
+        else:
+            x = self.blocks(x)
+        return x.permute(0, 3, 1, 2)
+
+
+class Backbone(nn.Module):
+    """stem -> stages -> norm -> pool -> linear; every feature map is (B, C, H, W).
+
+    A family passes its own `stem`, `stages` and `norm`; `dims[i]` is the width after stage i, and each stage but the
+    first halves the resolution. `stages[i].blocks[j]` are what layer decay and gradient checkpointing count.
+    Any input of at least 32 x 32 runs; smaller ones, and a wrong number of channels, raise ValueError.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: list[nn.Module],
+        norm: nn.Module,
+        dims: tuple[int, ...],
+        *,
+        in_chans: int = 3,
+        stem_stride: int = 4,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.in_chans, self.num_classes, self.drop_rate = in_chans, num_classes, drop_rate
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.stem = stem
+        self.stages = nn.Sequential(*stages)
+        self.norm = norm
+        self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
+        self.feature_info = [
+            dict(num_chs=dim, reduction=stem_stride * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
+        ]
+        self.apply(_init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.norm(self.stages(self._embed(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """timm's contract: the maps after stages `indices` (an int: the last that many; None: all).
+
+        `norm` applies the final norm to the last stage's map; `stop_early` skips the stages after the last one asked
+        for; `output_fmt` can only be "NCHW". Returns the maps if `intermediates_only`, else (final features, maps).
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f'output_fmt must be "NCHW", not "{output_fmt}"')
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        maps = []
+        x = self._embed(x)
+        final = len(self.stages) - 1
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = stage(x)
+            if i in wanted:
+                maps.append(self.norm(x) if norm and i == final else x)
+        if intermediates_only:
+            return maps
+        return (self.norm(x) if i == final else x), maps
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drops the stages that `indices` do not need, and on request norm and head; returns the indices kept."""
+        wanted, last = feature_take_indices(len(self.stages), indices)
+        self.stages = self.stages[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+        _init_linear(self.head.fc)
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Names to layers, for layer-wise learning rates."""
+        if coarse:
+            return dict(stem=r"^stem", blocks=r"^stages\.(\d+)")
+        blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return dict(stem=r"^stem", blocks=[*blocks, (r"^norm", (99999,))])
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        for stage in self.stages:
+            stage.grad_checkpointing = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters, beyond biases and other vectors, that take no weight decay: none, unless a family has some."""
+        return set()
+
+    def _embed(self, x: Tensor) -> Tensor:
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
+        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+            raise ValueError(
+                f"an input of {x.shape[2]} x {x.shape[3]} is too small: at least {MIN_SIZE} x {MIN_SIZE} pixels"
+            )
+        return self.stem(x.contiguous(memory_format=torch.channels_last))
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def register_family(
+    model: type[nn.Module],
+    variants: dict[str, dict],
+    weights: dict[str, dict],
+    remap: Callable[[dict, nn.Module], dict],
+    aliases: dict[str, str],
+    first_conv: str | dict[str, str],
+) -> dict[str, Callable[..., nn.Module]]:
+    """Enters every variant in timm's registry; returns name -> entrypoint for the family module's globals.
+
+    `variants` maps names to constructor arguments. `weights` maps tags (`name.tag`) to timm pretrained cfgs: `url`
+    where a direct link exists, else `origin_url`, the page where a person finds the file. `aliases` maps the official
+    long names to ours; timm creates them, and its listings show each model once. `remap` turns an official state dict
+    into one with our keys and leaves unknown keys as they are. `first_conv` is timm's cfg entry.
+    """
+    module = sys.modules[model.__module__]
+    common = dict(
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        min_input_size=(3, MIN_SIZE, MIN_SIZE),
+        classifier="head.fc",
+        first_conv=first_conv,
+    )
+    module.default_cfgs = generate_default_cfgs(
+        {name: common for name in variants if not any(tag.startswith(f"{name}.") for tag in weights)}
+        | {tag: {**common, **cfg} for tag, cfg in weights.items()}
+    )
+
+    def entrypoint(name: str, target: str, arch: dict) -> Callable[..., nn.Module]:
+        def build(
+            pretrained: bool = False,
+            pretrained_cfg: str | dict | None = None,
+            pretrained_cfg_overlay: dict | None = None,
+            **kwargs,
+        ) -> nn.Module:
+            cfg = resolve_pretrained_cfg(target, pretrained_cfg, pretrained_cfg_overlay)
+            if pretrained and not cfg.has_weights:
+                raise ValueError(_no_direct_link(name, cfg.origin_url))
+            load = _StrictLoader(remap, headless=kwargs.get("features_only", False))
+            try:
+                return build_model_with_cfg(
+                    model,
+                    target,
+                    pretrained,
+                    pretrained_cfg=pretrained_cfg,
+                    pretrained_cfg_overlay=pretrained_cfg_overlay,
+                    pretrained_filter_fn=load,
+                    feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+                    **{**arch, **kwargs},
+                )
+            except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+                if not (pretrained and cfg.file):
+                    raise
+                raise ValueError(f"cannot read {cfg.file} as a checkpoint: {str(error) or 'no such file'}") from error
+
+        build.__name__ = build.__qualname__ = name
+        build.__module__ = module.__name__
+        return register_model(build)
+
+    entrypoints = {name: entrypoint(name, name, arch) for name, arch in variants.items()}
+    for alias, name in aliases.items():
+        entrypoints[alias] = entrypoint(alias, name, variants[name])
+        _deprecated_models[alias] = name  # timm's listings leave these out
+    ALIASES.update(aliases)
+    return entrypoints
+
+
+def _no_direct_link(name: str, page: str | None) -> str:
+    how = 'pass pretrained_cfg_overlay=dict(file="PATH")'
+    if page:
+        return f"the weights of {name} have no direct link: download them from {page} and {how}"
+    return f"no weights of {name} were published; to load a file of your own, {how}"
+
+
+class _StrictLoader:
+    """timm's `pretrained_filter_fn`: official or own keys to own keys, every difference an error that lists it."""
+
+    def __init__(self, remap: Callable[[dict, nn.Module], dict], headless: bool):
+        self.remap, self.headless = remap, headless
+
+    def __call__(self, state_dict: dict, model: nn.Module) -> dict:
+        own, cfg = model.state_dict(), model.pretrained_cfg
+        if not state_dict.keys() <= own.keys():
+            state_dict = self.remap(state_dict, model)
+        # counted since 2018 only, and unused with the momentum that every family has
+        counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+        state_dict = counters | state_dict
+
+        head = {f"{cfg['classifier']}.weight", f"{cfg['classifier']}.bias"}
+        rows = {len(state_dict[key]) for key in head & state_dict.keys()}
+        problems = [
+            f"it has {n} classes, its cfg says {cfg['num_classes']}: add num_classes={n} to pretrained_cfg_overlay"
+            for n in rows - {cfg["num_classes"] + (cfg.get("label_offset") or 0)}
+            if not self.headless
+        ]
+        ignored = head if self.headless or model.num_classes != cfg["num_classes"] else set()
+        if model.in_chans != cfg["input_size"][0]:
+            ignored = ignored | {f"{cfg['first_conv']}.weight"}  # timm adapts it
+        shapes = [
+            f"{key} {tuple(state_dict[key].shape)}, not {tuple(own[key].shape)}"
+            for key in own
+            if key in state_dict and key not in ignored and state_dict[key].shape != own[key].shape
+        ]
+        for what, keys in (
+            ("missing", own.keys() - state_dict.keys() - ignored),
+            ("unexpected", state_dict.keys() - own.keys() - ignored),
+            ("wrong shape", shapes),
+        ):
+            if keys:
+                problems.append(f"{what} ({len(keys)}): {', '.join(sorted(keys))}")
+        if problems:
+            name = cfg["architecture"]
+            raise ValueError(f"the checkpoint does not fit {name}:\n" + "\n".join(problems))
+        return state_dict

@@ -1,0 +1,49 @@
+"""How an op picks one of its implementations."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+_names: set[str] = set()
+_preferred: str | None = None
+
+
+class Impl(NamedTuple):
+    run: Callable
+    refuses: Callable[..., str | None] = lambda *args: None  # why it cannot take these arguments
+    suits: Callable[..., bool] = lambda *args: True  # whether to take it when nobody names one
+
+
+def implementations(**impls: Impl) -> dict[str, Impl]:
+    """An op's table, fastest first; the last takes anything."""
+    _names.update(impls)
+    return impls
+
+
+def choose(impls: dict[str, Impl], name: str | None, *args) -> Callable:
+    """The implementation called `name`, or a ValueError; without a name, the first that takes and suits `args`."""
+    if name is not None:
+        if name not in impls:
+            raise ValueError(f'impl="{name}" is not one of {", ".join(impls)}')
+        if reason := impls[name].refuses(*args):
+            raise ValueError(f'impl="{name}" {reason}')
+        return impls[name].run
+    if _preferred in impls and not impls[_preferred].refuses(*args):
+        return impls[_preferred].run
+    return next(impl.run for impl in impls.values() if impl.suits(*args) and not impl.refuses(*args))
+
+
+@contextmanager
+def prefer(name: str) -> Iterator[None]:
+    """Inside the block, ops that have an implementation called `name` use it where it fits.
+
+    Raises ValueError if no op has one.
+    """
+    global _preferred
+    if name not in _names:
+        raise ValueError(f'no op has an implementation "{name}"; there are {", ".join(sorted(_names))}')
+    before, _preferred = _preferred, name
+    try:
+        yield
+    finally:
+        _preferred = before

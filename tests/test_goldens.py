@@ -1,0 +1,144 @@
+"""Every golden of the official implementations, in float64: outputs, input gradients, features, training losses.
+
+A golden is `goldens/<name>.json` + `.npz` (goldens/README.md says how they were made). Its weights become a file with the
+official keys that `timm.create_model(pretrained=True)` loads, so `remap` and the strict loader are under test too.
+"""
+
+import json
+import zlib
+from os.path import commonprefix
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import backbones
+
+GOLDENS = {p.stem: json.loads(p.read_text()) for p in sorted((Path(__file__).parent / "goldens").glob("*.json"))}
+TOLERANCE = 1e-9  # of the largest value, in float64
+
+
+def official_state_dict(golden: dict) -> dict[str, Tensor]:
+    return {entry["key"]: seeded(entry["key"], entry["shape"]) for entry in golden["state_dict"] if entry["seeded"]}
+
+
+def seeded(key: str, shape: list[int]) -> Tensor:
+    x = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(int(np.prod(shape))).reshape(shape)
+    last = key.rsplit(".", 1)[-1]
+    if len(shape) > 1:
+        x = 0.5 * x / np.sqrt(np.prod(shape[1:]))
+    elif last == "running_var":
+        x = 1 + 0.1 * np.abs(x)
+    else:
+        x = 1 + 0.1 * x if last == "weight" else 0.1 * x
+    return torch.from_numpy(x.astype(np.float32))
+
+
+def name_of(golden: dict) -> str:
+    """models.biformer.biformer_tiny(auto_pad=True) -> biformer_tiny"""
+    return golden["factory"].split("(")[0].rsplit(".", 1)[-1]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    def load(golden: dict) -> nn.Module:
+        file = tmp_path_factory.mktemp("golden") / "official.pth"
+        torch.save(official_state_dict(golden), file)
+        model = timm.create_model(name_of(golden), pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
+        return model.eval().double()
+
+    return load
+
+
+def noise(seed: int, shape) -> Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape))
+
+
+def spread(x: Tensor) -> Tensor:
+    """The 512 values that the goldens keep; their positions were rounded from float32."""
+    x = x.detach().reshape(-1)
+    return x[torch.linspace(0, len(x) - 1, 512).round().long()]
+
+
+def error(got, want) -> float:
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def our_module(official: str, golden: dict, model: nn.Module) -> nn.Module:
+    """The module of ours that holds what the official module `official` does, found through the key mapping."""
+    remap = __import__(type(model).__module__, fromlist=["remap"]).remap
+    keys = [e["key"] for e in golden["state_dict"] if e["key"].startswith(official + ".")]
+    ours = remap(dict.fromkeys(keys), model)
+    path = commonprefix([key.split(".")[:-1] for key in ours])
+    return model.get_submodule(".".join(path))
+
+
+def in_layout_of(x: Tensor, shape: list[int]) -> Tensor:
+    """Our (B, C, H, W) or (B, H, W, C) map in the reference's layout: (B, C, H, W) or (B, tokens, C)."""
+    if len(shape) == 3:
+        x = (x.permute(0, 2, 3, 1) if x.shape[1] == shape[-1] else x).flatten(1, 2)
+    elif list(x.shape) != shape:
+        x = x.permute(0, 3, 1, 2)
+    assert list(x.shape) == shape
+    return x
+
+
+CASES = [(name, i) for name, golden in GOLDENS.items() for i in range(len(golden["forward"]))]
+
+
+@pytest.mark.parametrize("name, case", CASES, ids=[f"{n}-{'x'.join(map(str, GOLDENS[n]['forward'][i]['size']))}" for n, i in CASES])
+def test_outputs_gradients_and_features(name, case, load):
+    golden, model = GOLDENS[name], load(GOLDENS[name])
+    entry = golden["forward"][case]
+    size = "x".join(map(str, entry["size"]))
+    values = np.load(Path(__file__).parent / "goldens" / f"{name}.npz")
+
+    maps = {}
+    for feature in entry["features"]:
+        module = our_module(feature["module"], golden, model)
+        module.register_forward_hook(lambda _m, _i, out, key=feature["module"]: maps.__setitem__(key, out))
+    x = noise(0, (entry["batch"], 3, *entry["size"])).requires_grad_()
+    out = model(x)
+    (out * noise(1, entry["out_shape"])).sum().backward()
+
+    assert sum(p.numel() for p in model.parameters()) == golden["n_params"]
+    assert error(out.detach(), values[f"{size}/out"]) <= TOLERANCE
+    assert error(spread(x.grad), values[f"{size}/input_grad"]) <= TOLERANCE
+    assert error(x.grad.norm(), entry["input_grad_l2"]) <= TOLERANCE
+    for i, feature in enumerate(entry["features"]):
+        got = in_layout_of(maps[feature["module"]], feature["shape"])
+        assert error(spread(got), values[f"{size}/feature{i}"]) <= TOLERANCE, feature
+        assert error(got.detach().norm(), feature["l2"]) <= TOLERANCE, feature
+
+
+@pytest.mark.parametrize("name", [name for name, golden in GOLDENS.items() if golden["train"]])
+def test_training_losses(name, load):
+    golden, model = GOLDENS[name], load(GOLDENS[name])
+    train = golden["train"]
+    x = noise(train["input_seed"], (train["batch"], 3, *train["size"]))
+    target = torch.tensor([(37 * b + 5) % model.num_classes for b in range(train["batch"])])
+    optimizer = torch.optim.SGD(model.parameters(), lr=train["lr"])
+    losses = []
+    for _ in train["losses"]:
+        loss = F.cross_entropy(model(x), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert error(losses, train["losses"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_reference_ops_give_the_same_output(name, load):
+    golden, model = GOLDENS[name], load(GOLDENS[name])
+    entry = golden["forward"][0]
+    values = np.load(Path(__file__).parent / "goldens" / f"{name}.npz")
+    with torch.inference_mode(), backbones.ops.prefer("reference"):
+        out = model(noise(0, (entry["batch"], 3, *entry["size"])))
+    assert error(out, values["x".join(map(str, entry["size"])) + "/out"]) <= TOLERANCE
