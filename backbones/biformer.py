@@ -13,14 +13,10 @@ from torch import Tensor, nn
 
 from . import ops
 from ._backbone import Backbone, Stage, register_family
+from ._layers import MapConv2d
 from .ops._maps import pad_to_multiple
 
 REGIONS = 7  # a side
-
-
-def depthwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A convolution applied to a map (B, H, W, C)."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class RoutingAttention(nn.Module):
@@ -30,7 +26,7 @@ class RoutingAttention(nn.Module):
         super().__init__()
         self.heads, self.topk, self.scale = heads, topk, dim**-0.5
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.lepe = MapConv2d(dim, dim, 5, padding=2, groups=dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -39,7 +35,7 @@ class RoutingAttention(nn.Module):
         q, k, v = qkv.unbind(3)
         index = self.route(q.detach(), k.detach())
         out = ops.routing_attention(q, k, v, index, regions=(REGIONS, REGIONS), scale=self.scale)
-        out = out.flatten(3) + depthwise(v.flatten(3), self.lepe)
+        out = out.flatten(3) + self.lepe(v.flatten(3))
         return self.proj(out[:, *inside])
 
     def route(self, q: Tensor, k: Tensor) -> Tensor:
@@ -59,19 +55,19 @@ class GlobalAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.lepe = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.lepe = MapConv2d(dim, dim, 5, padding=2, groups=dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
         out = ops.window_attention(q, k, v, window=x.shape[1:3])
-        return self.proj(out.flatten(3) + depthwise(x, self.lepe))
+        return self.proj(out.flatten(3) + self.lepe(x))
 
 
 class Block(nn.Module):
     def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, position: bool, drop_path: float):
         super().__init__()
-        self.pos_embed = nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if position else None
+        self.pos_embed = MapConv2d(dim, dim, 3, padding=1, groups=dim) if position else None
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
@@ -80,7 +76,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
-            x = x + depthwise(x, self.pos_embed)
+            x = x + self.pos_embed(x)
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 

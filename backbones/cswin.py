@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._backbone import Backbone, Stage, register_family
+from ._layers import MapConv2d
 from .ops._maps import pad_to_multiple, partition, unpartition
 
 
@@ -27,7 +28,7 @@ class StripeAttention(nn.Module):
     def __init__(self, dim: int, heads: int, stripe: int | None, vertical: bool = True):
         super().__init__()
         self.heads, self.stripe, self.vertical = heads, stripe, vertical
-        self.lepe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.lepe = MapConv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, qkv: Tensor) -> Tensor:  # (B, H, W, 3, C) -> (B, H, W, C)
         H, W = qkv.shape[1:3]
@@ -35,12 +36,10 @@ class StripeAttention(nn.Module):
             window = H, W
         else:
             window = (H, self.stripe) if self.vertical else (self.stripe, W)
-        C = qkv.shape[-1]
         qkv, inside = pad_to_multiple(qkv.flatten(3), window, centred=True)
         q, k, v = qkv.unflatten(3, (3, self.heads, -1)).unbind(3)
         out = ops.window_attention(q, k, v, window=window).flatten(3)
-        values = partition(v.flatten(3), window).unflatten(1, window).permute(0, 3, 1, 2)  # (windows, C, h, w)
-        lepe = self.lepe(values).permute(0, 2, 3, 1).flatten(1, 2)
+        lepe = self.lepe(partition(v.flatten(3), window).unflatten(1, window)).flatten(1, 2)  # (windows, tokens, C)
         return (out + unpartition(lepe, window, q.shape[1:3]))[:, *inside]
 
 
