@@ -63,11 +63,11 @@ class Backbone(nn.Module):
     ):
         super().__init__()
         self.in_chans, self.num_classes, self.drop_rate = in_chans, num_classes, drop_rate
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = dims[-1]
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = norm
-        self.head = ClassifierHead(dims[-1], num_classes, global_pool, drop_rate)
+        self._set_head(global_pool)
         self.feature_info = [
             dict(num_chs=dim, reduction=stem_stride * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
         ]
@@ -116,12 +116,18 @@ class Backbone(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Drops the stages that `indices` do not need, and on request norm and head; returns the indices kept."""
+        """Drops the stages that `indices` do not need; returns the indices kept.
+
+        Norm and head go on request, and always when the last stage, whose width they have, goes.
+        """
         wanted, last = feature_take_indices(len(self.stages), indices)
+        shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if prune_norm:
+        if shorter:
+            self.num_features = self.feature_info[last]["num_chs"]
+        if prune_norm or shorter:
             self.norm = nn.Identity()
-        if prune_head:
+        if prune_head or shorter:
             self.reset_classifier(0, "")
         return wanted
 
@@ -129,9 +135,15 @@ class Backbone(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head for `num_classes` (0: none); `global_pool` "" keeps the map, None keeps the pooling."""
+        like = next(self.parameters())
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
-        _init_linear(self.head.fc)
+        self._set_head(self.head.global_pool.pool_type if global_pool is None else global_pool)
+        self.head.train(self.training).to(device=like.device, dtype=like.dtype).apply(_init_linear)
+
+    def _set_head(self, global_pool: str) -> None:
+        self.head = ClassifierHead(self.num_features, self.num_classes, global_pool, self.drop_rate)
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Names to layers, for layer-wise learning rates."""
@@ -247,8 +259,9 @@ class _StrictLoader:
 
     def __call__(self, state_dict: dict, model: nn.Module) -> dict:
         own, cfg = model.state_dict(), model.pretrained_cfg
-        if not state_dict.keys() <= own.keys():
-            state_dict = self.remap(state_dict, model)
+        official = self.remap(state_dict, model)
+        if len(official.keys() & own.keys()) > len(state_dict.keys() & own.keys()):
+            state_dict = official
         # counted since 2018 only, and unused with the momentum that every family has
         counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
         state_dict = counters | state_dict

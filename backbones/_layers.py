@@ -1,5 +1,6 @@
 """Modules that several families share and timm does not have."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -8,3 +9,8 @@ class MapConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """Stochastic depth's rate of every block, stage by stage: from 0, growing linearly to `last`."""
+    return [stage.tolist() for stage in torch.linspace(0, last, sum(depths), device="cpu").split(list(depths))]

@@ -8,12 +8,12 @@ input size runs; only the published configuration exists (no pooled keys, no sof
 
 import re
 
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from . import ops
 from ._backbone import Backbone, Stage, register_family
-from ._layers import MapConv2d
+from ._layers import MapConv2d, drop_path_rates
 from .ops._maps import pad_to_multiple
 
 REGIONS = 7  # a side
@@ -36,7 +36,7 @@ class RoutingAttention(nn.Module):
         index = self.route(q.detach(), k.detach())
         out = ops.routing_attention(q, k, v, index, regions=(REGIONS, REGIONS), scale=self.scale)
         out = out.flatten(3) + self.lepe(v.flatten(3))
-        return self.proj(out[:, *inside])
+        return self.proj(out[inside])
 
     def route(self, q: Tensor, k: Tensor) -> Tensor:
         """The regions whose mean key is most like the mean query of each region, (B, 49, topk) (eq. 3-4)."""
@@ -99,7 +99,7 @@ class BiFormer(Backbone):
         drop_path_rate: float = 0.0,
         **head,  # num_classes, global_pool, drop_rate
     ):
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        rates = drop_path_rates(drop_path_rate, depths)
         stages = []
         for i, (dim, topk) in enumerate(zip(dims, topks, strict=True)):
             blocks = [

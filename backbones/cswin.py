@@ -9,12 +9,12 @@ values on both sides, as the official segmentation backbone does, so any input s
 import re
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, LayerNorm2d, Mlp
 from torch import Tensor, nn
 
 from . import ops
 from ._backbone import Backbone, Stage, register_family
-from ._layers import MapConv2d
+from ._layers import MapConv2d, drop_path_rates
 from .ops._maps import pad_to_multiple, partition, unpartition
 
 
@@ -40,7 +40,7 @@ class StripeAttention(nn.Module):
         q, k, v = qkv.unflatten(3, (3, self.heads, -1)).unbind(3)
         out = ops.window_attention(q, k, v, window=window).flatten(3)
         lepe = self.lepe(partition(v.flatten(3), window).unflatten(1, window)).flatten(1, 2)  # (windows, tokens, C)
-        return (out + unpartition(lepe, window, q.shape[1:3]))[:, *inside]
+        return (out + unpartition(lepe, window, q.shape[1:3]))[inside]
 
 
 class CrossShapedAttention(nn.Module):
@@ -99,7 +99,7 @@ class CSWin(Backbone):
         **head,  # num_classes, global_pool, drop_rate
     ):
         dims = tuple(dim * 2**i for i in range(len(depths)))
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        rates = drop_path_rates(drop_path_rate, depths)
         stages = [
             Stage(
                 Embedding(dims[i - 1], dims[i], 3, 2, 1) if i else nn.Identity(),

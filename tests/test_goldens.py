@@ -1,12 +1,12 @@
 """Every golden of the official implementations, in float64: outputs, input gradients, features, training losses.
 
-A golden is `goldens/<name>.json` + `.npz` (goldens/README.md says how they were made). Its weights become a file with the
-official keys that `timm.create_model(pretrained=True)` loads, so `remap` and the strict loader are under test too.
+A golden is `goldens/<name>.json` + `.npz` (goldens/README.md says how they were made). Its weights become a file with
+the official keys that `timm.create_model(pretrained=True)` loads, so `remap` and the strict loader are tested too.
 """
 
 import json
 import zlib
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +75,9 @@ def our_module(official: str, golden: dict, model: nn.Module) -> nn.Module:
     remap = __import__(type(model).__module__, fromlist=["remap"]).remap
     keys = [e["key"] for e in golden["state_dict"] if e["key"].startswith(official + ".")]
     ours = remap(dict.fromkeys(keys), model)
-    path = commonprefix([key.split(".")[:-1] for key in ours])
-    return model.get_submodule(".".join(path))
+    paths = [key.split(".")[:-1] for key in ours]
+    shared = takewhile(lambda names: len(set(names)) == 1, zip(*paths, strict=False))
+    return model.get_submodule(".".join(names[0] for names in shared))
 
 
 def in_layout_of(x: Tensor, shape: list[int]) -> Tensor:
@@ -89,14 +90,13 @@ def in_layout_of(x: Tensor, shape: list[int]) -> Tensor:
     return x
 
 
-CASES = [(name, i) for name, golden in GOLDENS.items() for i in range(len(golden["forward"]))]
+CASES = [(name, "x".join(map(str, run["size"]))) for name, golden in GOLDENS.items() for run in golden["forward"]]
 
 
-@pytest.mark.parametrize("name, case", CASES, ids=[f"{n}-{'x'.join(map(str, GOLDENS[n]['forward'][i]['size']))}" for n, i in CASES])
-def test_outputs_gradients_and_features(name, case, load):
+@pytest.mark.parametrize("name, size", CASES)
+def test_outputs_gradients_and_features(name, size, load):
     golden, model = GOLDENS[name], load(GOLDENS[name])
-    entry = golden["forward"][case]
-    size = "x".join(map(str, entry["size"]))
+    (entry,) = (run for run in golden["forward"] if "x".join(map(str, run["size"])) == size)
     values = np.load(Path(__file__).parent / "goldens" / f"{name}.npz")
 
     maps = {}

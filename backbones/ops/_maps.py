@@ -21,15 +21,16 @@ def unpartition(x: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Te
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def pad_to_multiple(x: Tensor, multiple: tuple[int, int], centred: bool = False) -> tuple[Tensor, tuple[slice, slice]]:
-    """Zeros around a map (B, H, W, C) until `multiple` divides it, and where the map lies in the result.
+def pad_to_multiple(x: Tensor, multiple: tuple[int, int], centred: bool = False) -> tuple[Tensor, tuple[slice, ...]]:
+    """Zeros around a map (B, H, W, C) until `multiple` divides it, and the index that gives the map back.
 
     They go below and to the right; `centred`, half of them (rounded down) above and to the left.
     """
     H, W = x.shape[1:3]
-    down, right = -H % multiple[0], -W % multiple[1]
+    # (H + h - 1) // h * h, unlike -H % h, is a size that a compiler can divide by h again
+    down, right = (-(-n // m) * m - n for n, m in zip((H, W), multiple, strict=True))
     top, left = (down // 2, right // 2) if centred else (0, 0)
     # F.pad copies even by zero; a compiler sees through that, and would otherwise guard on each size
     if torch.compiler.is_compiling() or down or right:
         x = F.pad(x, (0, 0, left, right - left, top, down - top))
-    return x, (slice(top, top + H), slice(left, left + W))
+    return x, (slice(None), slice(top, top + H), slice(left, left + W))

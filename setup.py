@@ -1,0 +1,23 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TOOLS = ["matplotlib>=3.8", "pyyaml>=6", "rich>=13", "scikit-learn>=1.4"]
+
+setup(
+    name="attention-backbones",
+    version="0.1.0",
+    description="Attention backbones that timm lacks, in timm's registry",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=[*find_packages(include=["backbones", "backbones.*"]), "backbones.zoo_weights"],
+    package_dir={"backbones.zoo_weights": "zoo_weights"},
+    package_data={"backbones.zoo_weights": ["*.json"]},
+    python_requires=">=3.10",
+    install_requires=["torch>=2.7", "timm>=1.0.20"],
+    extras_require={
+        "tools": TOOLS,
+        "test": [*TOOLS, "hypothesis>=6.100", "numpy", "pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5"],
+    },
+)
