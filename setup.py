@@ -2,7 +2,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TOOLS = ["matplotlib>=3.8", "pyyaml>=6", "rich>=13", "scikit-learn>=1.4"]
+TOOLS = ["timm>=1.0.31", "matplotlib>=3.8", "pyyaml>=6", "rich>=13", "scikit-learn>=1.4"]
 
 setup(
     name="attention-backbones",

@@ -18,11 +18,12 @@ README = ROOT / "README.md"
 TABLE = re.compile(r"(?<=<!-- models -->\n).*?(?=<!-- /models -->)", re.DOTALL)
 
 
-def measure(name: str) -> dict[str, int | float]:
-    """Parameters and 10^9 multiply-adds of one image of the model's input size, on the meta device."""
+def measure(name: str, size: int | None = None) -> dict[str, int | float]:
+    """Parameters and 10^9 multiply-adds of one image of `size` (None: the model's own), on the meta device."""
     with torch.device("meta"):
         model = timm.create_model(name).eval()
-    image = torch.empty(1, *model.pretrained_cfg["input_size"], device="meta")
+    chans, height, width = model.pretrained_cfg["input_size"]
+    image = torch.empty(1, chans, size or height, size or width, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter, backbones.ops.prefer("reference"):
         model(image)
     return dict(

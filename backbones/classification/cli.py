@@ -1,0 +1,21 @@
+"""How the command lines end: one clear line for what a user can mend, a traceback for what only we can."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Exit status 2 and `error: ...` for a ValueError, 130 when interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        sys.exit(main())
+    except (ValueError, FloatingPointError) as error:
+        text = str(error)
+        if "Original Traceback" in text:  # from a data loading process
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run.resume=true goes on from the last complete checkpoint", file=sys.stderr)
+        sys.exit(130)

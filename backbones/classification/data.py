@@ -1,0 +1,116 @@
+"""Datasets and loaders, by timm, that name what is wrong instead of skipping it."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from timm.data import ImageDataset, ImageNetInfo, Mixup, create_dataset, create_loader, resolve_data_config
+
+from .config import Aug, Config, Data
+
+
+class StrictImageDataset(ImageDataset):
+    """timm's dataset, but an image that cannot be read is a ValueError that names it."""
+
+    def __getitem__(self, index: int) -> tuple:
+        image, target, *_ = self.reader[index]
+        try:
+            image = Image.open(image).convert(self.input_img_mode)
+        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on some broken PNGs
+            raise ValueError(
+                f"cannot read image {self.filename(index)}: {error}; remove it or set data.skip_unreadable=true"
+            ) from error
+        return self.transform(image), target
+
+
+def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int = 0) -> torch.utils.data.Dataset:
+    """The split as timm reads it. Raises ValueError naming a folder that is missing or has no images."""
+    root = Path(data.root)
+    if not data.dataset:
+        tar = root / f"{split}.tar"
+        root = tar if tar.is_file() else root
+        if not root.exists():
+            raise ValueError(f"no data at {root}")
+    try:
+        made = create_dataset(
+            data.dataset,
+            root=str(root) if data.root else None,
+            split=split,
+            is_training=training,
+            batch_size=batch_size,
+            seed=seed,
+            download=data.download,
+        )
+    except (RuntimeError, FileNotFoundError, AssertionError) as error:
+        raise ValueError(f"no {split} images in {root}: {error}") from error
+    if type(made) is ImageDataset and not data.skip_unreadable:
+        made = StrictImageDataset(data.root, reader=made.reader)
+    return made
+
+
+def class_names(data: torch.utils.data.Dataset) -> list[str] | None:
+    """The names of a dataset's classes in order, where it knows them."""
+    reader = getattr(data, "reader", data)
+    if mapping := getattr(reader, "class_to_idx", None):
+        return [str(name) for name, _ in sorted(mapping.items(), key=lambda item: item[1])]
+    features = getattr(getattr(reader, "dataset", None), "features", {})
+    names = getattr(features.get("label"), "names", None)
+    return list(names) if names else None
+
+
+def imagenet_names() -> list[str]:
+    imagenet = ImageNetInfo("imagenet-1k")
+    return [imagenet.index_to_description(i) for i in range(imagenet.num_classes())]
+
+
+def preprocessing(data: Data, model: torch.nn.Module, in_chans: int) -> dict:
+    """Input size, mean, std, interpolation and crop: the data's, or else the model's own."""
+    given = {key: getattr(data, key) for key in ("interpolation", "crop_pct") if getattr(data, key) is not None}
+    given |= {key: tuple(getattr(data, key)) for key in ("mean", "std") if getattr(data, key) is not None}
+    if data.input_size is not None:
+        given["input_size"] = (in_chans, data.input_size, data.input_size)
+    given["in_chans"] = in_chans
+    return resolve_data_config(given, model=model)
+
+
+def loader(made, cfg: dict, batch_size: int, workers: int, device: torch.device, aug: Aug | None = None, **kw):
+    """timm's loader; with `aug`, for training."""
+    training = {}
+    if aug is not None:
+        training = dict(
+            is_training=True,
+            no_aug=not aug.enabled,
+            scale=aug.scale,
+            ratio=aug.ratio,
+            hflip=aug.hflip,
+            color_jitter=aug.color_jitter,
+            auto_augment=aug.auto_augment,
+            re_prob=aug.random_erasing,
+            re_mode="pixel",
+            num_aug_repeats=aug.repeats,
+        )
+    if made is not None and hasattr(made, "input_img_mode"):
+        made.input_img_mode = "L" if cfg["input_size"][0] == 1 else "RGB"
+    return create_loader(
+        made,
+        input_size=cfg["input_size"],
+        batch_size=batch_size,
+        interpolation=cfg["interpolation"],
+        mean=cfg["mean"],
+        std=cfg["std"],
+        crop_pct=cfg["crop_pct"],
+        num_workers=workers,
+        device=device,
+        use_prefetcher=device.type == "cuda",
+        pin_memory=device.type == "cuda",
+        persistent_workers=False,  # fresh workers every epoch: a resumed run draws what an uninterrupted one does
+        **training,
+        **kw,
+    )
+
+
+def mixup(config: Config, num_classes: int) -> Mixup | None:
+    aug = config.aug
+    if not aug.mixup and not aug.cutmix:
+        return None
+    return Mixup(aug.mixup, aug.cutmix, label_smoothing=aug.smoothing, num_classes=num_classes)

@@ -1,0 +1,80 @@
+"""Times models next to timm's convnext_tiny in one run: multiply-adds per second, relative to convnext_tiny.
+
+python tools/speed.py [MODEL ...] [--batch 4] [--size 224] [--rounds 9] [--device cpu]
+
+Models take turns in every round, so a machine that slows down favours none; the figures are medians of the rounds.
+Without a name: the smallest published model of each family.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+
+import timm
+import torch
+from catalogue import measure
+from torch import Tensor, nn
+
+import backbones
+
+BASE = "convnext_tiny"
+
+
+def forward(model: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        model(x)
+
+
+def forward_backward(model: nn.Module, x: Tensor) -> None:
+    model.zero_grad()
+    model(x).square().mean().backward()
+
+
+def medians(step, models: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, float]:
+    """Seconds of one step of each model, the first round left out."""
+    times = {name: [] for name in models}
+    for _ in range(rounds + 1):
+        for name, model in models.items():
+            start = time.perf_counter()
+            step(model, x)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(t[1:]) for name, t in times.items()}
+
+
+def smallest() -> list[str]:
+    infos = [backbones.info(name) for name in backbones.list_models()]
+    by_size = sorted(infos, key=lambda info: -info.gmacs)
+    return sorted({info.family: info.name for info in by_size}.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    names = [BASE, *(args.models or smallest())]
+    gmacs = {name: measure(name, args.size)["gmacs"] for name in names}
+    models = {name: timm.create_model(name).eval().to(args.device) for name in names}
+    x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+    seconds = [medians(step, models, x, args.rounds) for step in (forward, forward_backward)]
+
+    threads = f", {torch.get_num_threads()} threads" if args.device == "cpu" else ""
+    print(f"batch {args.batch}, {args.size} x {args.size}, float32, {args.device}{threads}", end="; ")
+    print(f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}\n")
+    print("| Model | GMACs | Forward | Relative | Forward + backward | Relative |\n|---|--:|--:|--:|--:|--:|")
+    for name in names:
+        cells = [f"`{name}`", f"{gmacs[name]:.2f}"]
+        for times in seconds:
+            ratio = gmacs[name] / times[name] / (gmacs[BASE] / times[BASE])
+            cells += [f"{times[name] * 1e3:.0f} ms", f"{ratio:.2f}"]
+        print(f"| {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
