@@ -1,5 +1,6 @@
 """Datasets and loaders, by timm, that name what is wrong instead of skipping it."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -8,19 +9,30 @@ from timm.data import ImageDataset, ImageNetInfo, Mixup, create_dataset, create_
 
 from .config import Aug, Config, Data
 
+_logger = logging.getLogger(__name__)
+
 
 class StrictImageDataset(ImageDataset):
-    """timm's dataset, but an image that cannot be read is a ValueError that names it."""
+    """timm's dataset, but an image that cannot be read is a ValueError that names it.
+
+    With `skip_unreadable` it is a warning that names it, and the next image takes its place.
+    """
+
+    skip_unreadable = False
 
     def __getitem__(self, index: int) -> tuple:
-        image, target, *_ = self.reader[index]
-        try:
-            image = Image.open(image).convert(self.input_img_mode)
-        except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on some broken PNGs
-            raise ValueError(
-                f"cannot read image {self.filename(index)}: {error}; remove it or set data.skip_unreadable=true"
-            ) from error
-        return self.transform(image), target
+        for i in range(len(self)):
+            turn = (index + i) % len(self)
+            stream, target, *_ = self.reader[turn]
+            try:
+                with stream:
+                    return self.transform(Image.open(stream).convert(self.input_img_mode)), target
+            except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on some broken PNGs
+                problem = f"cannot read image {self.filename(turn)}: {error}"
+                if not self.skip_unreadable:
+                    raise ValueError(f"{problem}; remove it or set data.skip_unreadable=true") from error
+                _logger.warning("skipped: %s", problem)
+        raise ValueError(f"none of {len(self)} images can be read")
 
 
 def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int = 0) -> torch.utils.data.Dataset:
@@ -43,18 +55,19 @@ def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int =
         )
     except (RuntimeError, FileNotFoundError, AssertionError) as error:
         raise ValueError(f"no {split} images in {root}: {error}") from error
-    if type(made) is ImageDataset and not data.skip_unreadable:
+    if type(made) is ImageDataset:
         made = StrictImageDataset(data.root, reader=made.reader)
+        made.skip_unreadable = data.skip_unreadable
     return made
 
 
 def class_names(data: torch.utils.data.Dataset) -> list[str] | None:
     """The names of a dataset's classes in order, where it knows them."""
     reader = getattr(data, "reader", data)
-    if mapping := getattr(reader, "class_to_idx", None):
+    mapping = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    if mapping:
         return [str(name) for name, _ in sorted(mapping.items(), key=lambda item: item[1])]
-    features = getattr(getattr(reader, "dataset", None), "features", {})
-    names = getattr(features.get("label"), "names", None)
+    names = getattr(reader, "classes", None)  # torchvision's data sets
     return list(names) if names else None
 
 
