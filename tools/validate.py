@@ -14,7 +14,7 @@ import backbones  # noqa: F401  registers the zoo
 from backbones.classification import checkpoints, cli, data
 from backbones.classification.config import Data
 from backbones.classification.evaluate import device_of, evaluate
-from backbones.classification.progress import bar, write_atomically
+from backbones.classification.progress import write_atomically
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         preprocessing["input_size"] = (preprocessing["input_size"][0], args.input_size, args.input_size)
     device = device_of(args.device)
     loader = data.loader(split, preprocessing, args.batch_size, args.workers, device)
-    shown = bar(loader, len(loader), "validating", args.batch_size, show=True)
-    metrics = evaluate(trained.model.to(device), shown, device, args.amp)
+    metrics = evaluate(trained.model.to(device), loader, device, args.amp, show=True)
     print(
         f"top-1 {metrics['top1']:.3f}%  top-5 {metrics['top5']:.3f}%  loss {metrics['loss']:.4f}  "
         f"{metrics['images']} images, {metrics['images_per_s']:.0f} img/s"

@@ -27,7 +27,7 @@ class StrictImageDataset(ImageDataset):
             try:
                 with stream:
                     return self.transform(Image.open(stream).convert(self.input_img_mode)), target
-            except (OSError, SyntaxError) as error:  # PIL raises SyntaxError on some broken PNGs
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
                 problem = f"cannot read image {self.filename(turn)}: {error}"
                 if not self.skip_unreadable:
                     raise ValueError(f"{problem}; remove it or set data.skip_unreadable=true") from error

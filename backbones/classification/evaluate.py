@@ -2,11 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Iterable
 
 import torch
 from timm.task import ClassificationEvaluator, evaluation_sample_limit
 from torch import nn
+
+from .progress import bar
 
 AMP = {None: None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,18 +31,19 @@ def device_of(name: str) -> torch.device:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    loader: Iterable,
+    loader: torch.utils.data.DataLoader,
     device: torch.device,
     amp: str | None = None,
     channels_last: bool = False,
     distributed: bool = False,
+    show: bool = False,
 ) -> dict[str, float]:
     """Percentages of top-1 and top-5, mean cross entropy, and images per second of the whole loop."""
     model.eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     evaluator = ClassificationEvaluator(device=device, max_samples=evaluation_sample_limit(loader))
     start = time.perf_counter()
-    for images, target in loader:
+    for images, target in bar(loader, len(loader), "validation", show):
         with autocast(device, amp):
             output = model(images.to(device, memory_format=layout))
         evaluator.update(output, target.to(device))

@@ -44,7 +44,7 @@ def read_image(path: Path, mode: str) -> Image.Image:
     """Raises OSError with what is wrong."""
     try:
         return Image.open(io.BytesIO(path.read_bytes())).convert(mode)
-    except SyntaxError as error:  # PIL's answer to some broken PNGs
+    except (SyntaxError, Image.DecompressionBombError) as error:  # PIL's answers to broken PNGs and to huge images
         raise OSError(str(error)) from error
 
 

@@ -15,9 +15,9 @@ COLUMNS = ("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "ema
 TIMING = ("images_per_s", "seconds")
 
 
-def bar(batches: Iterable, total: int, what: str, batch_size: int, show: bool) -> Iterator:
-    """The batches, with a bar that gives rate and remaining time where a person watches."""
-    if not (show and sys.stderr.isatty()):
+def bar(batches: Iterable, total: int, what: str, show: bool) -> Iterator:
+    """The batches (images, ...), with rate and remaining time: a bar where a person watches, else a line a minute."""
+    if not show:
         yield from batches
         return
     columns = (
@@ -28,12 +28,18 @@ def bar(batches: Iterable, total: int, what: str, batch_size: int, show: bool) -
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    watched = sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not watched) as progress:
         task = progress.add_task(what, total=total, rate="")
-        start = time.perf_counter()
+        start, said, images = time.perf_counter(), time.perf_counter(), 0
         for i, batch in enumerate(batches, 1):
             yield batch
-            progress.update(task, advance=1, rate=f"{i * batch_size / (time.perf_counter() - start):.0f} img/s")
+            now, images = time.perf_counter(), images + len(batch[0])
+            rate = f"{images / (now - start):.0f} img/s"
+            progress.update(task, advance=1, rate=rate)
+            if not watched and now - said > 60:
+                said = now
+                print(f"{what}: {i}/{total}, {rate}, {(now - start) / i * (total - i):.0f} s left", flush=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

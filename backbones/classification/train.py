@@ -196,9 +196,7 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         images, update, start = 0, epoch * self.updates_per_epoch, time.perf_counter()
         self.optimizer.zero_grad()
-        shown = bar(
-            self.train_loader, batches, f"epoch {epoch + 1}/{self.epochs}", config.data.batch_size, self.rank == 0
-        )
+        shown = bar(self.train_loader, batches, f"epoch {epoch + 1}/{self.epochs}", self.rank == 0)
         for i, (x, target) in enumerate(shown):
             x, target = x.to(self.device, memory_format=self.layout), target.to(self.device)
             if self.mixup:
@@ -247,7 +245,8 @@ class Trainer:
             if ema and not self.task.has_ema():
                 continue
             model = self.task.get_eval_model(ema=ema)
-            metrics = evaluate(model, self.val_loader, self.device, run.amp, run.channels_last, self.distributed)
+            options = dict(distributed=self.distributed, show=self.rank == 0)
+            metrics = evaluate(model, self.val_loader, self.device, run.amp, run.channels_last, **options)
             found |= {f"{prefix}_{key}": metrics[key] for key in ("loss", "top1", "top5")}
         return found
 
