@@ -346,3 +346,18 @@ def test_the_quick_start_runs_and_goes_on(tmp_path):
     assert re.search(r"\d+ of 355 right", done.stdout)
     assert width(tmp_path / "qs" / "predictions.png") > 500
     assert "resumed after epoch 1" in tool("quickstart", *options).stdout
+
+
+def test_a_missing_split_is_not_replaced_by_the_whole_folder(recipe, digits, tmp_path):
+    shutil.copytree(digits / "train", tmp_path / "data" / "train")
+    with pytest.raises(ValueError, match='no "validation" in .*data; there are train'):
+        Trainer(config.load(recipe, [f"data.root={tmp_path / 'data'}"]), say=str)
+    whole = config.load(recipe, [f"data.root={digits / 'train'}"]).data
+    assert len(data.dataset(whole, "", False, 8)) == 160
+
+
+def test_a_config_based_on_itself_is_an_error(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml")
+    (tmp_path / "b.yaml").write_text("base: a.yaml")
+    with pytest.raises(ValueError, match="is based on itself: a.yaml > b.yaml > a.yaml"):
+        config.load(tmp_path / "a.yaml")

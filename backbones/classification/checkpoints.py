@@ -21,7 +21,7 @@ def read(path: str | Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a complete checkpoint: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict) or "state_dict" not in content or "args" not in content:
+    if not isinstance(content, dict) or not hasattr(content.get("args"), "model_kwargs"):
         raise ValueError(f"{path} is no checkpoint of tools/train.py; give --model NAME --file {path}")
     return content
 

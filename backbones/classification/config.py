@@ -130,8 +130,10 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
-def _files(path: Path) -> list[dict]:
+def _files(path: Path, above: tuple[Path, ...] = ()) -> list[dict]:
     """The file's content, after that of the file it is based on."""
+    if path.resolve() in above:
+        raise ValueError(f"{path} is based on itself: {' > '.join(p.name for p in (*above, path))}")
     if not path.is_file():
         raise ValueError(f"no config file {path}")
     try:
@@ -141,7 +143,7 @@ def _files(path: Path) -> list[dict]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {values!r}, not sections of keys")
     base = values.pop("base", None)
-    return [*(_files(path.parent / base) if base else []), values]
+    return [*(_files(path.parent / base, (*above, path.resolve())) if base else []), values]
 
 
 def _update(config: typing.Any, values: dict, prefix: str = "") -> None:

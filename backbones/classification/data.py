@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from timm.data import ImageDataset, ImageNetInfo, Mixup, create_dataset, create_loader, resolve_data_config
+from timm.data.dataset_factory import _search_split
 
 from .config import Aug, Config, Data
 
@@ -37,17 +38,13 @@ class StrictImageDataset(ImageDataset):
 
 def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int = 0) -> torch.utils.data.Dataset:
     """The split as timm reads it. Raises ValueError naming a folder that is missing or has no images."""
-    root = Path(data.root)
-    if not data.dataset:
-        tar = root / f"{split}.tar"
-        root = tar if tar.is_file() else root
-        if not root.exists():
-            raise ValueError(f"no data at {root}")
+    root = _split_root(Path(data.root), split) if not data.dataset else Path(data.root)
     try:
         made = create_dataset(
             data.dataset,
             root=str(root) if data.root else None,
-            split=split,
+            split=split or "train",
+            search_split=bool(data.dataset),
             is_training=training,
             batch_size=batch_size,
             seed=seed,
@@ -59,6 +56,19 @@ def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int =
         made = StrictImageDataset(data.root, reader=made.reader)
         made.skip_unreadable = data.skip_unreadable
     return made
+
+
+def _split_root(root: Path, split: str) -> Path:
+    """The folder or tar of a split; "" is `root` itself. timm takes `root` for a split that it does not find."""
+    if not root.exists():
+        raise ValueError(f"no data at {root}")
+    tar = root / f"{split}.tar"
+    if not split or root.is_file() or tar.is_file():
+        return tar if tar.is_file() else root
+    found = Path(_search_split(str(root), split))
+    if found == root:
+        raise ValueError(f'no "{split}" in {root}; there are {", ".join(sorted(p.name for p in root.iterdir())[:10])}')
+    return found
 
 
 def class_names(data: torch.utils.data.Dataset) -> list[str] | None:

@@ -54,6 +54,8 @@ class Trainer:
 
     def _check_folder(self) -> None:
         run = self.config.run
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"run.output {self.folder} is a file, not a folder")
         if any(self.folder.glob("*.pth.tar")) and not run.resume:
             raise ValueError(
                 f"{self.folder} holds checkpoints: add run.resume=true to go on from them, or choose another run.output"
