@@ -180,7 +180,12 @@ def test_every_parameter_learns_and_checkpointing_changes_nothing(name):
     assert plain.keys() == {n for n, _ in model.named_parameters()}
     model.load_state_dict(state)
     model.set_grad_checkpointing()
-    for key, grad in float64_gradients(model, x).items():
+    calls = []
+    model.stages[0].blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    checkpointed = float64_gradients(model, x)
+    assert len(calls) == 2, "run once forward, once again backward"
+    assert checkpointed.keys() == plain.keys()
+    for key, grad in checkpointed.items():
         torch.testing.assert_close(grad, plain[key])
     model.set_grad_checkpointing(False)
     assert not any(getattr(m, "grad_checkpointing", False) for m in model.modules())
