@@ -181,7 +181,7 @@ def test_every_parameter_learns_and_checkpointing_changes_nothing(name):
     model.load_state_dict(state)
     model.set_grad_checkpointing()
     calls = []
-    model.stages[0].blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    model.stages[0].blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     checkpointed = float64_gradients(model, x)
     assert len(calls) == 2, "run once forward, once again backward"
     assert checkpointed.keys() == plain.keys()
