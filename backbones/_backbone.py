@@ -227,10 +227,11 @@ def register_family(
                     feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
                     **{**arch, **kwargs},
                 )
-            except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
                 if not (pretrained and cfg.file):
                     raise
-                raise ValueError(f"cannot read {cfg.file} as a checkpoint: {str(error) or 'no such file'}") from error
+                reason = "no such file" if isinstance(error, FileNotFoundError) else repr(error)
+                raise ValueError(f"cannot read {cfg.file} as a checkpoint: {reason}") from error
 
         build.__name__ = build.__qualname__ = name
         build.__module__ = module.__name__

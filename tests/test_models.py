@@ -397,7 +397,9 @@ def test_a_head_and_a_stem_adapt_as_timm_does(name, saved):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>not found</html>", b"PK\x03\x04 cut off"], ids=["empty", "html", "truncated"]
+    "content",
+    [b"", b"<html>not found</html>", b"PK\x03\x04 cut off", b"hello"],
+    ids=["empty", "html", "truncated", "text"],
 )
 def test_an_unreadable_file_is_named(name, tmp_path, content):
     file = tmp_path / "broken.pth"

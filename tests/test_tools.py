@@ -361,3 +361,114 @@ def test_a_config_based_on_itself_is_an_error(tmp_path):
     (tmp_path / "b.yaml").write_text("base: a.yaml")
     with pytest.raises(ValueError, match="is based on itself: a.yaml > b.yaml > a.yaml"):
         config.load(tmp_path / "a.yaml")
+
+
+# --- what broke once
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.root=[a", '"[a" of data.root is not YAML'),
+        ("sched.epochs=0", "sched.epochs must be at least 1, not 0"),
+        ("run.checkpoints=0", "run.checkpoints must be at least 1, not 0"),
+        ("run.ema=1.5", "run.ema must be from 0 to less than 1, not 1.5"),
+        ("aug.scale=[1]", "aug.scale must be [least, most], not [1.0]"),
+        ("optim.clip_mode=nrom", "optim.clip_mode must be ('norm', 'value', 'agc'), not 'nrom'"),
+        ("model.kwargs.num_classes=5", "model.kwargs must be without keys of model itself, not ['num_classes']"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(recipe, override, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config.load(recipe, [override])
+
+
+def test_mixup_of_an_odd_batch_and_repeats_of_one_process_are_errors(recipe):
+    with pytest.raises(ValueError, match="data.batch_size must be even"):
+        config.load(recipe, ["aug.mixup=0.8", "data.batch_size=31"])
+    with pytest.raises(ValueError, match="add aug.repeats=0"):
+        Trainer(config.load(recipe, ["aug.repeats=3"]), say=str)
+
+
+def test_an_unknown_kind_of_dataset_is_not_read_as_folders(recipe):
+    with pytest.raises(ValueError, match='"hdfs/cats" must start with hfds/'):
+        Trainer(config.load(recipe, ["data.dataset=hdfs/cats"]), say=str)
+
+
+def test_a_model_without_drop_path_trains(recipe):
+    assert train(recipe, "model.name=dla46_c", "model.drop_path_rate=null", "sched.epochs=1")
+
+
+def test_training_starts_from_a_checkpoint_of_other_classes(recipe, trained, digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "data")
+    for split in ("train", "validation"):
+        shutil.rmtree(tmp_path / "data" / split / "3")
+    options = (f"data.root={tmp_path / 'data'}", "model.name=test_biformer", f"model.file={trained}")
+    trainer = Trainer(config.load(recipe, options), say=str)
+    source = checkpoints.Trained(trained).model.state_dict()
+    assert trainer.model.num_classes == 3
+    assert_same({k: v for k, v in source.items() if "head.fc" not in k}, trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("content", [b"", b"junk\n", "flipped"], ids=["empty", "text", "flipped"])
+def test_a_damaged_checkpoint_is_named(trained, tmp_path, content):
+    if content == "flipped":
+        content = bytearray(trained.read_bytes())
+        content[len(content) // 2] ^= 255
+    (tmp_path / "damaged.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged.pth is not a complete checkpoint"):
+        checkpoints.read(tmp_path / "damaged.pth")
+
+
+def test_every_image_that_pil_refuses_is_named(trained, digits, tmp_path):
+    (tmp_path / "a.ppm").write_bytes(b"P6 4x 4 255\n" + bytes(48))  # PIL: ValueError
+    done = tool("predict", tmp_path, "--checkpoint", trained, ok=False)
+    assert done.returncode == 2 and "unreadable: " in done.stderr and "a.ppm" in done.stderr
+
+
+def test_validation_does_not_count_what_it_skips(trained, digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "data")
+    (tmp_path / "data" / "validation" / "2" / "broken.png").write_bytes(b"not an image")
+    out = tmp_path / "deep" / "result.json"
+    tool("validate", trained, "--data", tmp_path / "data", "--workers", "0", "--skip-unreadable", "--json", out)
+    assert json.loads(out.read_text())["images"] == 40
+
+
+def test_paths_are_shown_as_they_are(trained, digits, tmp_path):
+    folder = tmp_path / "[" / "x]"
+    folder.mkdir(parents=True)
+    shutil.copy(next((digits / "validation" / "1").iterdir()), folder / "a[red].png")
+    assert "a[red].png" in re.sub(r"[\s│]", "", tool("predict", folder, "--checkpoint", trained, "--topk", 1).stdout)
+
+
+def test_resume_says_what_changed(recipe):
+    train(recipe, "sched.epochs=1")
+    said = []
+    Trainer(config.load(recipe, ["run.resume=true", "optim.lr=0.5"]), say=said.append)
+    assert "optim.lr was 0.001, is 0.5 from here on" in said
+
+
+def test_last_is_never_missing(recipe, tmp_path, monkeypatch):
+    """At every step that touches `last`, a complete one is there."""
+    last, replace, unlink = tmp_path / "run" / "last.pth.tar", os.replace, os.unlink
+
+    def watched(step):
+        def run(*arguments):
+            step(*arguments)
+            assert last.is_file() or not str(arguments[-1]).endswith(".pth.tar")
+
+        return run
+
+    train(recipe, "sched.epochs=1")
+    monkeypatch.setattr(os, "replace", watched(replace))
+    monkeypatch.setattr(os, "unlink", watched(unlink))
+    train(recipe, "sched.epochs=2", "run.resume=true")
+    assert checkpoints.read(last)["epoch"] == 1
+
+
+def test_iterable_datasets_learn_the_epoch(recipe):
+    trainer = Trainer(config.load(recipe), say=str)
+    told = []
+    trainer.train_loader.dataset.set_epoch = told.append
+    trainer.run()
+    assert told == [0, 1, 2]

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 import backbones  # noqa: F401  registers the zoo
 from backbones.classification import checkpoints, cli
@@ -84,11 +85,12 @@ def run(args: argparse.Namespace) -> tuple[list[Prediction], dict[str, str]]:
 
 
 def show(predictions: list[Prediction]) -> None:
-    table = Table("image", "class", "probability", "then")
+    table = Table(Column("image", overflow="fold"), "class", "probability", "then")
     for p in predictions:
         others = zip(p.classes[1:], p.probabilities[1:], strict=True)
         rest = ", ".join(f"{name} {share:.1%}" for name, share in others)
-        table.add_row(p.path, p.classes[0], f"{p.probabilities[0]:.1%}", rest)
+        cells = (p.path, p.classes[0], f"{p.probabilities[0]:.1%}", rest)
+        table.add_row(*map(Text, cells))  # as text: a path may look like rich's markup
     Console().print(table)
 
 

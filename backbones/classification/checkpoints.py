@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,23 @@ from timm.models import clean_state_dict
 
 from . import data
 
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError)
+
 
 def read(path: str | Path) -> dict[str, Any]:
     """A checkpoint's content, unpickled safely. Raises ValueError naming a file that is missing, cut off or foreign."""
     if not Path(path).is_file():
         raise ValueError(f"no checkpoint {path}")
     try:
+        if zipfile.is_zipfile(path):  # torch does not check the sums that it writes
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a complete checkpoint: {str(error).splitlines()[0]}") from error
+    except (*UNREADABLE, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a complete checkpoint: {reason}") from error
     if not isinstance(content, dict) or not hasattr(content.get("args"), "model_kwargs"):
         raise ValueError(f"{path} is no checkpoint of tools/train.py; give --model NAME --file {path}")
     return content

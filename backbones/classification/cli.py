@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Exit status 2 and `error: ...` for a ValueError, 130 when interrupted."""
+    """Exit status 2 and `error: ...` for a ValueError or an OSError, 130 when interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         sys.exit(main())
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError) as error:
         text = str(error)
         if "Original Traceback" in text:  # from a data loading process
             text = text.strip().splitlines()[-1].partition(": ")[2]

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import yaml
 
+CLIP_MODES = ("norm", "value", "agc")
+INTERPOLATIONS = (None, "bilinear", "bicubic", "random")
+
 
 @dataclass
 class Model:
     name: str = ""  # any model that timm.create_model knows
     pretrained: bool = False
     file: str | None = None  # weights to start from, instead of the published ones
+    file_classes: int | None = None  # classes of that file; None: a checkpoint of tools/train.py says it, else 1000
     num_classes: int | None = None  # None: as many as the data have
     in_chans: int = 3
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_rate: float | None = None  # None: the model's own
+    drop_path_rate: float | None = None
     kwargs: dict = field(default_factory=dict)  # further arguments of the model
 
 
@@ -115,15 +119,42 @@ def load(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
         if not equals:
             raise ValueError(f'"{override}" is no override: write section.key=value')
         *sections, leaf = key.split(".")
-        values = {leaf: yaml.safe_load(value)}
+        try:
+            values = {leaf: yaml.safe_load(value)}
+        except yaml.YAMLError as error:
+            raise ValueError(f'"{value}" of {key} is not YAML: {error}') from error
         for section in reversed(sections):
             values = {section: values}
         _update(config, values)
     for key, value in (("model.name", config.model.name), ("data.root", config.data.root or config.data.dataset)):
         if not value:
             raise ValueError(f"{key} is missing: set it in {path} or add {key}=VALUE")
+    _check(config)
     config.run.output = config.run.output or str(Path("runs") / Path(path).stem)
     return config
+
+
+def _check(config: Config) -> None:
+    """Raises ValueError for values of the right type that cannot work."""
+    data, aug, optim, sched, run = config.data, config.aug, config.optim, config.sched, config.run
+    twice = sorted({f.name for f in dataclasses.fields(Model)} & config.model.kwargs.keys())
+    mixes = bool(aug.mixup or aug.cutmix)
+    for name, value, works, wanted in (
+        ("model.kwargs", twice, not twice, "without keys of model itself"),
+        ("data.batch_size", data.batch_size, data.batch_size > 0, "at least 1"),
+        ("data.batch_size", data.batch_size, not mixes or data.batch_size % 2 == 0, "even for mixup and cutmix"),
+        ("data.interpolation", data.interpolation, data.interpolation in INTERPOLATIONS, INTERPOLATIONS),
+        ("aug.scale", aug.scale, len(aug.scale) == 2, "[least, most]"),
+        ("aug.ratio", aug.ratio, len(aug.ratio) == 2, "[least, most]"),
+        ("optim.clip_mode", optim.clip_mode, optim.clip_mode in CLIP_MODES, CLIP_MODES),
+        ("sched.sched", sched.sched, sched.sched != "plateau", "a schedule of updates; plateau is none"),
+        ("sched.epochs", sched.epochs, sched.epochs > 0, "at least 1"),
+        ("run.accumulate", run.accumulate, run.accumulate > 0, "at least 1"),
+        ("run.checkpoints", run.checkpoints, run.checkpoints > 0, "at least 1"),
+        ("run.ema", run.ema, run.ema is None or 0 <= run.ema < 1, "from 0 to less than 1"),
+    ):
+        if not works:
+            raise ValueError(f"{name} must be {wanted}, not {value!r}")
 
 
 def dump(config: Config) -> str:

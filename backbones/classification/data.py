@@ -11,15 +11,20 @@ from timm.data.dataset_factory import _search_split
 from .config import Aug, Config, Data
 
 _logger = logging.getLogger(__name__)
+# what PIL raises for broken images, besides OSError
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+DATASETS = ("hfds", "hfids", "tfds", "torch", "wds")
 
 
 class StrictImageDataset(ImageDataset):
     """timm's dataset, but an image that cannot be read is a ValueError that names it.
 
-    With `skip_unreadable` it is a warning that names it, and the next image takes its place.
+    With `skip_unreadable` it is a warning that names it; in training the next image takes its place, in validation
+    it gets the target SKIPPED, which does not count.
     """
 
-    skip_unreadable = False
+    SKIPPED = -1
+    skip_unreadable = training = False
 
     def __getitem__(self, index: int) -> tuple:
         for i in range(len(self)):
@@ -27,17 +32,24 @@ class StrictImageDataset(ImageDataset):
             stream, target, *_ = self.reader[turn]
             try:
                 with stream:
-                    return self.transform(Image.open(stream).convert(self.input_img_mode)), target
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
+                    image = Image.open(stream).convert(self.input_img_mode)
+            except UNREADABLE as error:
                 problem = f"cannot read image {self.filename(turn)}: {error}"
                 if not self.skip_unreadable:
                     raise ValueError(f"{problem}; remove it or set data.skip_unreadable=true") from error
                 _logger.warning("skipped: %s", problem)
+                if self.training:
+                    continue
+                image, target = Image.new(self.input_img_mode, (64, 64)), self.SKIPPED
+            return self.transform(image), target
         raise ValueError(f"none of {len(self)} images can be read")
 
 
 def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int = 0) -> torch.utils.data.Dataset:
     """The split as timm reads it. Raises ValueError naming a folder that is missing or has no images."""
+    prefix = data.dataset.partition("/")[0]
+    if data.dataset and prefix.lower() not in DATASETS:  # timm would read data.root as folders
+        raise ValueError(f'data.dataset "{data.dataset}" must start with {"/, ".join(DATASETS)}/, or be "" for folders')
     root = _split_root(Path(data.root), split) if not data.dataset else Path(data.root)
     try:
         made = create_dataset(
@@ -54,7 +66,7 @@ def dataset(data: Data, split: str, training: bool, batch_size: int, seed: int =
         raise ValueError(f"no {split} images in {root}: {error}") from error
     if type(made) is ImageDataset:
         made = StrictImageDataset(data.root, reader=made.reader)
-        made.skip_unreadable = data.skip_unreadable
+        made.skip_unreadable, made.training = data.skip_unreadable, training
     return made
 
 

@@ -46,7 +46,9 @@ def evaluate(
     for images, target in bar(loader, len(loader), "validation", show):
         with autocast(device, amp):
             output = model(images.to(device, memory_format=layout))
-        evaluator.update(output, target.to(device))
+        target = target.to(device)
+        seen = target >= 0  # the others were skipped
+        evaluator.update(output[seen], target[seen])
     metrics = dict(evaluator.compute(distributed=distributed))
     return metrics | dict(
         images=evaluator.num_samples, images_per_s=evaluator.num_samples / (time.perf_counter() - start)

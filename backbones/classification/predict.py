@@ -10,6 +10,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import nn
 
+from .data import UNREADABLE
 from .evaluate import autocast
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
@@ -44,7 +45,7 @@ def read_image(path: Path, mode: str) -> Image.Image:
     """Raises OSError with what is wrong."""
     try:
         return Image.open(io.BytesIO(path.read_bytes())).convert(mode)
-    except (SyntaxError, Image.DecompressionBombError) as error:  # PIL's answers to broken PNGs and to huge images
+    except UNREADABLE as error:
         raise OSError(str(error)) from error
 
 
@@ -65,8 +66,8 @@ def predict(
     names = list(class_names) if class_names else [str(i) for i in range(model.num_classes)]
     if len(names) != model.num_classes:
         raise ValueError(f"{len(names)} class names for a model of {model.num_classes} classes")
-    if not topk >= 1:
-        raise ValueError(f"top-k must be at least 1, not {topk}")
+    if topk < 1 or batch_size < 1:
+        raise ValueError(f"top-k and batch size must be at least 1, not {topk} and {batch_size}")
     device = torch.device(device)
     model.eval().to(device)
     predictions, unreadable = [], {}

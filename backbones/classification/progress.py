@@ -44,6 +44,7 @@ def bar(batches: Iterable, total: int, what: str, show: bool) -> Iterator:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)

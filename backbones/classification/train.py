@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,19 @@ from . import checkpoints, data
 from .config import Config, dump
 from .evaluate import autocast, device_of, evaluate
 from .progress import Metrics, bar, write_atomically
+
+
+class Saver(CheckpointSaver):
+    """timm's, but files change in one step and only to what is on the disk: there is always a complete `last`."""
+
+    def _replace(self, src: str, dst: str) -> None:
+        with open(src, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(src, dst)
+
+    def _duplicate(self, src: str, dst: str) -> None:
+        super()._duplicate(src, f"{dst}.new")
+        os.replace(f"{dst}.new", dst)
 
 
 class Trainer:
@@ -60,8 +74,9 @@ class Trainer:
             raise ValueError(
                 f"{self.folder} holds checkpoints: add run.resume=true to go on from them, or choose another run.output"
             )
-        if run.accumulate < 1:
-            raise ValueError(f"run.accumulate must be at least 1, not {run.accumulate}")
+        if self.config.aug.repeats and not self.distributed:
+            repeats = self.config.aug.repeats
+            raise ValueError(f"aug.repeats={repeats} needs several processes (torchrun); for one, add aug.repeats=0")
         autocast(self.device, run.amp)
 
     def _check_classes(self, val_names: list[str] | None) -> None:
@@ -128,6 +143,8 @@ class Trainer:
             if "state_dict_ema" not in saved:
                 self.say(f"{path} has no averaged weights: averaging starts from its plain ones")
             load_task_ema_checkpoint(self.task, path)
+        for name, was, now in _changes(saved["args"].config, dataclasses.asdict(self.config)):
+            self.say(f"{name} was {was!r}, is {now!r} from here on")
         self.saver_state = saved.get("saver")
         self.say(f"resumed after epoch {saved['epoch'] + 1} from {path}")
         return saved["epoch"] + 1
@@ -140,7 +157,7 @@ class Trainer:
             preprocessing=self.preprocessing,
             config=dataclasses.asdict(self.config),
         )
-        saver = CheckpointSaver(
+        saver = Saver(
             self.model,
             self.optimizer,
             args=args,
@@ -191,8 +208,9 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         config = self.config
-        if hasattr(getattr(self.train_loader, "sampler", None), "set_epoch"):
-            self.train_loader.sampler.set_epoch(epoch)
+        for part in (self.train_loader.dataset, getattr(self.train_loader, "sampler", None)):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
         self.task.train()
         batches, accumulate = len(self.train_loader), config.run.accumulate
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -279,12 +297,25 @@ def _model(config: Config, kwargs: dict) -> torch.nn.Module:
     name = config.model.name
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(checkpoints.unknown_model(name))
-    overlay = dict(file=config.model.file) if config.model.file else None
+    file, overlay = config.model.file, None
+    if file:
+        try:
+            classes = config.model.file_classes or checkpoints.read(file)["args"].model_kwargs["num_classes"]
+        except ValueError:
+            classes = None  # of another origin
+        overlay = dict(file=file) | (dict(num_classes=classes) if classes else {})
     pretrained = config.model.pretrained or overlay is not None
     try:
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **kwargs)
     except TypeError as error:
         raise ValueError(f"model.kwargs: {error}") from error
+
+
+def _changes(was: dict, now: dict) -> list[tuple[str, object, object]]:
+    """What two configs disagree on, where it changes the result."""
+    machine = {"run.output", "run.resume", "run.device", "data.root", "data.workers"}
+    old, new = ({f"{s}.{k}": v for s in c if isinstance(c[s], dict) for k, v in c[s].items()} for c in (was, now))
+    return [(key, old.get(key), new[key]) for key in new if key not in machine and old.get(key) != new[key]]
 
 
 def _few(names: list[str], most: int = 10) -> str:
