@@ -33,7 +33,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x).permute(0, 2, 3, 1).contiguous()  # free when the map is channels_last
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and self.training:
             x = checkpoint_seq(self.blocks, x)
         else:
             x = self.blocks(x)
@@ -183,7 +183,7 @@ def register_family(
     weights: dict[str, dict],
     remap: Callable[[dict, nn.Module], dict],
     aliases: dict[str, str],
-    first_conv: str | dict[str, str],
+    first_conv: str,
 ) -> dict[str, Callable[..., nn.Module]]:
     """Enters every variant in timm's registry; returns name -> entrypoint for the family module's globals.
 
@@ -260,6 +260,8 @@ class _StrictLoader:
 
     def __call__(self, state_dict: dict, model: nn.Module) -> dict:
         own, cfg = model.state_dict(), model.pretrained_cfg
+        if strange := [key for key, value in state_dict.items() if not torch.is_tensor(value)]:
+            raise ValueError(f"the checkpoint holds no state dict: {strange[0]!r} is {type(state_dict[strange[0]])}")
         official = self.remap(state_dict, model)
         if len(official.keys() & own.keys()) > len(state_dict.keys() & own.keys()):
             state_dict = official

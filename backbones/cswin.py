@@ -36,8 +36,8 @@ class StripeAttention(nn.Module):
             window = H, W
         else:
             window = (H, self.stripe) if self.vertical else (self.stripe, W)
-        qkv, inside = pad_to_multiple(qkv.flatten(3), window, centred=True)
-        q, k, v = qkv.unflatten(3, (3, self.heads, -1)).unbind(3)
+        qkv, inside = pad_to_multiple(qkv, window, centred=True)
+        q, k, v = qkv.unflatten(-1, (self.heads, -1)).unbind(3)
         out = ops.window_attention(q, k, v, window=window).flatten(3)
         lepe = self.lepe(partition(v.flatten(3), window).unflatten(1, window)).flatten(1, 2)  # (windows, tokens, C)
         return (out + unpartition(lepe, window, q.shape[1:3]))[inside]

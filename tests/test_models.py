@@ -410,6 +410,12 @@ def test_an_unreadable_file_is_named(name, tmp_path, content):
         loaded(name, str(tmp_path / "absent.pth"))
 
 
+def test_a_file_without_tensors_is_an_error(name, tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="holds no state dict: 'epoch' is <class 'int'>"):
+        loaded(name, str(tmp_path / "odd.pth"))
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_are_a_direct_link_or_an_error_that_says_where_they_are(name):
     cfg = timm.models.get_pretrained_cfg(name)

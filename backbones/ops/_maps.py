@@ -22,7 +22,7 @@ def unpartition(x: Tensor, window: tuple[int, int], size: tuple[int, int]) -> Te
 
 
 def pad_to_multiple(x: Tensor, multiple: tuple[int, int], centred: bool = False) -> tuple[Tensor, tuple[slice, ...]]:
-    """Zeros around a map (B, H, W, C) until `multiple` divides it, and the index that gives the map back.
+    """Zeros around a map (B, H, W, ...) until `multiple` divides it, and the index that gives the map back.
 
     They go below and to the right; `centred`, half of them (rounded down) above and to the left.
     """
@@ -32,5 +32,5 @@ def pad_to_multiple(x: Tensor, multiple: tuple[int, int], centred: bool = False)
     top, left = (down // 2, right // 2) if centred else (0, 0)
     # F.pad copies even by zero; a compiler sees through that, and would otherwise guard on each size
     if torch.compiler.is_compiling() or down or right:
-        x = F.pad(x, (0, 0, left, right - left, top, down - top))
+        x = F.pad(x, (*(0, 0) * (x.ndim - 3), left, right - left, top, down - top))
     return x, (slice(None), slice(top, top + H), slice(left, left + W))
