@@ -1,6 +1,7 @@
 """What timm asks of a hierarchical backbone, written once for every family."""
 
 import pickle
+import re
 import sys
 from collections.abc import Callable
 
@@ -243,6 +244,17 @@ def register_family(
         _deprecated_models[alias] = name  # timm's listings leave these out
     ALIASES.update(aliases)
     return entrypoints
+
+
+def rename_keys(state_dict: dict, *rules: tuple[str, str | Callable[[re.Match], str]]) -> dict:
+    """The state dict with every key rewritten by `re.sub` with each (pattern, replacement) in turn."""
+
+    def rename(key: str) -> str:
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    return {rename(key): value for key, value in state_dict.items()}
 
 
 def _no_direct_link(name: str, page: str | None) -> str:

@@ -6,13 +6,11 @@ Ours differs only in: maps that 7 x 7 regions do not divide are padded, as the o
 input size runs; only the published configuration exists (no pooled keys, no soft or learnt routing).
 """
 
-import re
-
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from . import ops
-from ._backbone import Backbone, Stage, register_family
+from ._backbone import Backbone, Stage, register_family, rename_keys
 from ._layers import MapConv2d, drop_path_rates
 from .ops._maps import pad_to_multiple
 
@@ -134,7 +132,8 @@ class BiFormer(Backbone):
 
 def remap(state_dict: dict, model: nn.Module) -> dict:
     """The official checkpoint's keys to ours."""
-    rules = (
+    return rename_keys(
+        state_dict,
         (r"^downsample_layers\.0\.", "stem."),
         (r"^downsample_layers\.(\d+)\.", r"stages.\1.downsample."),
         (r"^stages\.(\d+)\.(?:blocks\.)?(\d+)\.", r"stages.\1.blocks.\2."),
@@ -144,13 +143,6 @@ def remap(state_dict: dict, model: nn.Module) -> dict:
         (r"\.mlp\.[23]\.", ".mlp.fc2."),
         (r"^head\.", "head.fc."),
     )
-
-    def rename(key: str) -> str:
-        for pattern, new in rules:
-            key = re.sub(pattern, new, key)
-        return key
-
-    return {rename(key): value for key, value in state_dict.items()}
 
 
 VARIANTS = {

@@ -6,14 +6,12 @@ Ours differs only in: stripes follow the input, and maps that they do not tile a
 values on both sides, as the official segmentation backbone does, so any input size runs.
 """
 
-import re
-
 import torch
 from timm.layers import DropPath, LayerNorm2d, Mlp
 from torch import Tensor, nn
 
 from . import ops
-from ._backbone import Backbone, Stage, register_family
+from ._backbone import Backbone, Stage, register_family, rename_keys
 from ._layers import MapConv2d, drop_path_rates
 from .ops._maps import pad_to_multiple, partition, unpartition
 
@@ -113,22 +111,16 @@ class CSWin(Backbone):
 
 def remap(state_dict: dict, model: nn.Module) -> dict:
     """The official checkpoint's keys to ours."""
-    rules = (
-        (r"^stage1_conv_embed\.0\.", lambda m: "stem.conv."),
-        (r"^stage1_conv_embed\.2\.", lambda m: "stem.norm."),
-        (r"^merge(\d)\.", lambda m: f"stages.{m[1]}.downsample."),
+    return rename_keys(
+        state_dict,
+        (r"^stage1_conv_embed\.0\.", "stem.conv."),
+        (r"^stage1_conv_embed\.2\.", "stem.norm."),
+        (r"^merge(\d)\.", r"stages.\1.downsample."),
         (r"^stage(\d)\.(\d+)\.", lambda m: f"stages.{int(m[1]) - 1}.blocks.{m[2]}."),
-        (r"\.(qkv|proj)\.", lambda m: f".attn.{m[1]}."),
-        (r"\.attns\.(\d)\.get_v\.", lambda m: f".attn.branches.{m[1]}.lepe."),
-        (r"^head\.", lambda m: "head.fc."),
+        (r"\.(qkv|proj)\.", r".attn.\1."),
+        (r"\.attns\.(\d)\.get_v\.", r".attn.branches.\1.lepe."),
+        (r"^head\.", "head.fc."),
     )
-
-    def rename(key: str) -> str:
-        for pattern, new in rules:
-            key = re.sub(pattern, new, key)
-        return key
-
-    return {rename(key): value for key, value in state_dict.items()}
 
 
 _DEEP = dict(depths=(2, 4, 32, 2))
