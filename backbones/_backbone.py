@@ -24,12 +24,13 @@ ALIASES: dict[str, str] = {}  # official long name -> the zoo's name, filled by 
 
 
 class Stage(nn.Module):
-    """An optional downsampling of a map (B, C, H, W), then blocks on (B, H, W, C), checkpointed on request."""
+    """A downsampling of a map (B, C, H, W), blocks on (B, H, W, C), checkpointed on request, and a norm on that."""
 
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]):
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module | None = None):
         super().__init__()
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.Identity() if norm is None else norm
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,14 +39,15 @@ class Stage(nn.Module):
             x = checkpoint_seq(self.blocks, x)
         else:
             x = self.blocks(x)
-        return x.permute(0, 3, 1, 2)
+        return self.norm(x).permute(0, 3, 1, 2)
 
 
 class Backbone(nn.Module):
     """stem -> stages -> norm -> pool -> linear; every feature map is (B, C, H, W).
 
     A family passes its own `stem`, `stages` and `norm`; `dims[i]` is the width after stage i, and each stage but the
-    first halves the resolution. `stages[i].blocks[j]` are what layer decay and gradient checkpointing count.
+    first halves the resolution. `norm` gives `num_features` channels, by default the last stage's.
+    `stages[i].blocks[j]` are what layer decay and gradient checkpointing count.
     Any input of at least 32 x 32 runs; smaller ones, and a wrong number of channels, raise ValueError.
     """
 
@@ -61,10 +63,11 @@ class Backbone(nn.Module):
         num_classes: int = 1000,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        num_features: int | None = None,
     ):
         super().__init__()
         self.in_chans, self.num_classes, self.drop_rate = in_chans, num_classes, drop_rate
-        self.num_features = dims[-1]
+        self.num_features = num_features or dims[-1]
         self.stem = stem
         self.stages = nn.Sequential(*stages)
         self.norm = norm
@@ -119,16 +122,17 @@ class Backbone(nn.Module):
     ) -> list[int]:
         """Drops the stages that `indices` do not need; returns the indices kept.
 
-        Norm and head go on request, and always when the last stage, whose width they have, goes.
+        The norm goes on request, and always with the last stage; the head on request, and always when the width of
+        what it sees changes.
         """
         wanted, last = feature_take_indices(len(self.stages), indices)
         shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if shorter:
-            self.num_features = self.feature_info[last]["num_chs"]
+        width = self.num_features
         if prune_norm or shorter:
             self.norm = nn.Identity()
-        if prune_head or shorter:
+            self.num_features = self.feature_info[last]["num_chs"]
+        if prune_head or shorter or self.num_features != width:
             self.reset_classifier(0, "")
         return wanted
 
@@ -151,7 +155,8 @@ class Backbone(nn.Module):
         if coarse:
             return dict(stem=r"^stem", blocks=r"^stages\.(\d+)")
         blocks = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        return dict(stem=r"^stem", blocks=[*blocks, (r"^norm", (99999,))])
+        norms = [(r"^stages\.(\d+)\.norm", (99998,)), (r"^norm", (99999,))]
+        return dict(stem=r"^stem", blocks=blocks + norms)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         for stage in self.stages:
@@ -184,14 +189,15 @@ def register_family(
     weights: dict[str, dict],
     remap: Callable[[dict, nn.Module], dict],
     aliases: dict[str, str],
-    first_conv: str,
+    first_conv: str | tuple[str, ...],
 ) -> dict[str, Callable[..., nn.Module]]:
     """Enters every variant in timm's registry; returns name -> entrypoint for the family module's globals.
 
     `variants` maps names to constructor arguments. `weights` maps tags (`name.tag`) to timm pretrained cfgs: `url`
     where a direct link exists, else `origin_url`, the page where a person finds the file. `aliases` maps the official
     long names to ours; timm creates them, and its listings show each model once. `remap` turns an official state dict
-    into one with our keys and leaves unknown keys as they are. `first_conv` is timm's cfg entry.
+    into one with our keys and leaves unknown keys as they are. `first_conv` is timm's cfg entry: the
+    convolutions of the image.
     """
     module = sys.modules[model.__module__]
     common = dict(
@@ -290,7 +296,8 @@ class _StrictLoader:
         ]
         ignored = head if self.headless or model.num_classes != cfg["num_classes"] else set()
         if model.in_chans != cfg["input_size"][0]:
-            ignored = ignored | {f"{cfg['first_conv']}.weight"}  # timm adapts it
+            convs = cfg["first_conv"]  # timm adapts them
+            ignored = ignored | {f"{conv}.weight" for conv in ([convs] if isinstance(convs, str) else convs)}
         shapes = [
             f"{key} {tuple(state_dict[key].shape)}, not {tuple(own[key].shape)}"
             for key in own

@@ -2,7 +2,7 @@
 
 Every fact comes from `zoo_weights/<family>.json`, where <family> is the name of the family's module:
 
-    family, license      names, as their authors give them
+    family, license      names, as their authors give them (license null: none was found)
     paper                title, venue, url
     repository, commit   the official code, as it was read
     models               name -> record, in the order in which tables show them:
@@ -15,10 +15,13 @@ Every fact comes from `zoo_weights/<family>.json`, where <family> is the name of
             url, host, file, sha256
             download_page    only where `url` is no direct link: a person fetches the file there
             dataset, num_classes, input_size, crop_pct, interpolation, mean, std
+            crop_mode        only where it is not "center"
             top1             published, in %
             params, gmacs    only where they are not the record's: another classifier or size
+            note             only where there is something to say of this file
         published        results in print: task, dataset, input_size, pretraining, method, params_M, flops_G,
-                         top1, box_mAP, mask_mAP, mIoU (those the task has), throughput, source, note
+                         top1 (mCE for ImageNet-C), box_mAP, mask_mAP, mIoU (those the task has), throughput,
+                         source, note
 
 null: nobody published it. A record may override paper, repository, commit and license.
 """
@@ -42,7 +45,7 @@ class ModelInfo:
     paper: dict[str, str]  # title, venue, url
     repository: str
     commit: str
-    license: str
+    license: str | None
     official_name: str
     official_entrypoint: str
     params: int
@@ -58,7 +61,7 @@ class ModelInfo:
         tasks = dict.fromkeys(result["task"] for result in self.published)
         lines = {
             "paper": f"{self.paper['title']} ({self.paper['venue']}), {self.paper['url']}",
-            "code": f"{self.repository} @ {self.commit[:7]}, {self.license}",
+            "code": f"{self.repository} @ {self.commit[:7]}, {self.license or 'no license found'}",
             "size": f"{self.params / 1e6:.1f} M parameters, {self.gmacs:.2f} GMACs at {size} x {size}",
             "top-1": "not published" if self.top1 is None else f"{self.top1}% at {size} x {size}, published",
             "weights": "\n           ".join(map(self._where, self.weights)) or "none published",
@@ -71,7 +74,8 @@ class ModelInfo:
     def _where(self, tag: str) -> str:
         weights = self.weights[tag]
         page = weights.get("download_page")
-        return f"{tag} ({weights['dataset']}), {f'by hand from {page}' if page else 'direct link'}"
+        how = f"by hand from {page}" if page else "direct link"
+        return f"{tag} ({weights['dataset']}), {how}{f' ({note})' if (note := weights.get('note')) else ''}"
 
 
 def list_models(filter: str = "", family: str | None = None, pretrained: bool = False) -> list[str]:
@@ -114,7 +118,8 @@ def info(name: str) -> ModelInfo:
     tag = tag or next(iter(weights), "")
     if tag and tag not in weights:
         raise ValueError(f'{model} has no weights "{tag}"; there are {", ".join(weights) or "none"}')
-    facts = dict(top1=_top1(record)) | family | record | weights.get(tag, {})
+    of_weights = {key: value for key, value in weights.get(tag, {}).items() if key != "note"}
+    facts = dict(top1=_top1(record)) | family | record | of_weights
     fields = {key: value for key, value in facts.items() if key in ModelInfo.__dataclass_fields__}
     return ModelInfo(**copy.deepcopy(fields) | dict(name=model, tag=tag))
 

@@ -1,5 +1,7 @@
 """Modules that several families share and timm does not have."""
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,49 @@ class MapConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class ParameterTable(nn.Module):
+    """A tensor made of parameters and a size only, by `compute(*size)`; inference computes it once per size.
+
+    The last table is kept in eval mode while gradients are off, and used again as long as the parameters are the same:
+    on the CPU if their values are, elsewhere (where looking at values would wait for the device) if torch counts no
+    write to them. It is no part of copies and pickles.
+    """
+
+    _last = None
+
+    def compute(self, *size: Hashable) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, *size: Hashable) -> Tensor:
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.compute(*size)
+        state = self._state()
+        if self._last is None or self._last[0] != (size, _autocast()) or not _same(self._last[1], state):
+            self._last = (size, _autocast()), state, self.compute(*size)
+        return self._last[2]
+
+    def _state(self) -> Tensor | list:
+        params = list(self.parameters())
+        if all(p.device.type == "cpu" for p in params):
+            return torch.cat([p.detach().flatten() for p in params])
+        return [None if p.is_inference() else (p, p.data_ptr(), p._version) for p in params]
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+
+
+def _same(a: Tensor | list, b: Tensor | list) -> bool:
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if torch.is_tensor(a) or torch.is_tensor(b):
+        return False
+    return all(x and y and x[0] is y[0] and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
+
+
+def _autocast() -> tuple:
+    return tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda"))
 
 
 def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:

@@ -1,6 +1,7 @@
 """Every implementation of every op against its reference: values, gradients, bad input, compilability."""
 
 import importlib
+import itertools
 import pkgutil
 
 import pytest
@@ -101,15 +102,17 @@ def test_prefer_is_undone():
     assert module.choose(module.IMPLS, None, *args) is not module.reference
 
 
-@pytest.mark.parametrize("window", [(4, 6), (1, 12), (8, 3), (8, 12)])
-def test_partition_lists_windows_in_row_major_order(window):
+@pytest.mark.parametrize("window, interval", [((4, 6), 1), ((1, 12), 1), ((8, 12), 1), ((4, 3), 2), ((2, 1), 4)])
+def test_partition_lists_windows_in_row_major_order(window, interval):
     x = torch.arange(2 * 8 * 12 * 3).view(2, 8, 12, 3)
-    h, w = window
+    rows, cols = window[0] * interval, window[1] * interval
     windows = [
-        x[b, i : i + h, j : j + w].reshape(h * w, 3) for b in (0, 1) for i in range(0, 8, h) for j in range(0, 12, w)
+        x[b, i + top : i + rows : interval, j + left : j + cols : interval].reshape(-1, 3)
+        for b, i, j in itertools.product((0, 1), range(0, 8, rows), range(0, 12, cols))
+        for top, left in itertools.product(range(interval), repeat=2)
     ]
-    assert torch.equal(partition(x, window), torch.stack(windows))
-    assert torch.equal(unpartition(partition(x, window), window, (8, 12)), x)
+    assert torch.equal(partition(x, window, interval), torch.stack(windows))
+    assert torch.equal(unpartition(partition(x, window, interval), window, (8, 12), interval), x)
 
 
 @pytest.mark.parametrize("centred, corner", [(False, (0, 0)), (True, (1, 2))])
@@ -121,10 +124,30 @@ def test_padding_surrounds_the_map_with_zeros(centred, corner):
     assert padded.count_nonzero() == x.numel()
 
 
-def test_windows_that_do_not_tile_are_an_error():
+@pytest.mark.parametrize("impl", ["sdpa", "reference"])
+@pytest.mark.parametrize("interval", [1, 3])
+def test_windows_that_overhang_the_map_hold_only_its_tokens(interval, impl):
+    q, k, v = torch.randn(3, 1, 8, 7, 2, 4, dtype=torch.float64)
+    bias = torch.randn(2, 6, 6, dtype=torch.float64)
+    got = backbones.ops.window_attention(q, k, v, window=(2, 3), interval=interval, bias=bias, impl=impl)
+    for y, x in itertools.product(range(8), range(7)):
+        rows, cols = (
+            range(n - n % (m * interval) + n % interval, end, interval)[:m] for n, m, end in ((y, 2, 8), (x, 3, 7))
+        )
+        keys = list(itertools.product(rows, cols))
+        at = [rows.index(r) * 3 + cols.index(c) for r, c in keys]
+        query = rows.index(y) * 3 + cols.index(x)
+        weights = torch.stack([0.5 * (q[0, y, x] * k[0, r, c]).sum(-1) for r, c in keys], -1) + bias[:, query, at]
+        values = torch.stack([v[0, r, c] for r, c in keys], 1)  # (heads, keys, channels)
+        torch.testing.assert_close(got[0, y, x], (weights.softmax(-1)[..., None] * values).sum(1))
+
+
+def test_windows_that_make_no_sense_are_errors():
     q = torch.randn(1, 6, 6, 2, 8)
-    with pytest.raises(ValueError, match="4 x 3 do not tile a map of 6 x 6"):
-        backbones.ops.window_attention(q, q, q, window=(4, 3))
+    with pytest.raises(ValueError, match=r"window \(0, 3\) and interval 1"):
+        backbones.ops.window_attention(q, q, q, window=(0, 3))
+    with pytest.raises(ValueError, match=r"bias is \(2, 4, 4\), not \(heads 2, tokens 9, tokens 9\)"):
+        backbones.ops.window_attention(q, q, q, window=(3, 3), bias=torch.zeros(2, 4, 4))
 
 
 def test_regions_that_do_not_fit_are_an_error():

@@ -1,8 +1,12 @@
 """How an op picks one of its implementations."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 _names: set[str] = set()
 _preferred: str | None = None
@@ -47,3 +51,18 @@ def prefer(name: str) -> Iterator[None]:
         yield
     finally:
         _preferred = before
+
+
+def in_float32(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorates an implementation: half precision is widened and autocast off inside; the first argument's dtype returns."""
+
+    @functools.wraps(run)
+    def wide(*args) -> Tensor:
+        device, dtype = args[0].device.type, args[0].dtype
+        args = [a.float() if torch.is_tensor(a) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return run(*args).to(dtype)
+        return run(*args).to(dtype)
+
+    return wide
