@@ -110,7 +110,7 @@ def info(name: str) -> ModelInfo:
     base, _, tag = name.partition(".")
     model = ALIASES.get(base, base)
     if model not in records:
-        near = difflib.get_close_matches(base, [*records, *ALIASES], cutoff=0.5)
+        near = difflib.get_close_matches(base, [*records, *ALIASES], cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "backbones.list_models() names all"
         raise ValueError(f'the zoo has no model "{base}": {hint}')
     family, record = records[model]

@@ -1,8 +1,9 @@
 """Attention and mixing operators: each a function of tensors with a plain reference and faster twins."""
 
 from ._impl import prefer
+from .aggregated_attention import aggregated_attention
 from .linear_attention import linear_attention
 from .routing_attention import routing_attention
 from .window_attention import window_attention
 
-__all__ = ["linear_attention", "prefer", "routing_attention", "window_attention"]
+__all__ = ["aggregated_attention", "linear_attention", "prefer", "routing_attention", "window_attention"]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 _names: set[str] = set()
 _preferred: str | None = None
@@ -25,16 +26,27 @@ def implementations(**impls: Impl) -> dict[str, Impl]:
 
 
 def choose(impls: dict[str, Impl], name: str | None, *args) -> Callable:
-    """The implementation called `name`, or a ValueError; without a name, the first that takes and suits `args`."""
+    """The implementation called `name`, or a ValueError; without a name, the first that takes and suits `args`.
+
+    While torch counts FLOPs, that is the reference: what an op costs is what its definition multiplies.
+    """
     if name is not None:
         if name not in impls:
             raise ValueError(f'impl="{name}" is not one of {", ".join(impls)}')
         if reason := impls[name].refuses(*args):
             raise ValueError(f'impl="{name}" {reason}')
         return impls[name].run
+    if _counting():
+        return impls["reference"].run
     if _preferred in impls and not impls[_preferred].refuses(*args):
         return impls[_preferred].run
     return next(impl.run for impl in impls.values() if impl.suits(*args) and not impl.refuses(*args))
+
+
+def _counting() -> bool:
+    if torch.compiler.is_compiling():
+        return False
+    return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
 
 
 @contextmanager
@@ -54,7 +66,7 @@ def prefer(name: str) -> Iterator[None]:
 
 
 def in_float32(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Decorates an implementation: half precision is widened and autocast off inside; the first argument's dtype returns."""
+    """Decorates an implementation: half precision is widened, autocast off, and the first argument's dtype returns."""
 
     @functools.wraps(run)
     def wide(*args) -> Tensor:
