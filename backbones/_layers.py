@@ -1,9 +1,10 @@
 """Modules that several families share and timm does not have."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class MapConv2d(nn.Conv2d):
@@ -54,6 +55,16 @@ def _same(a: Tensor | list, b: Tensor | list) -> bool:
 
 def _autocast() -> tuple:
     return tuple((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda"))
+
+
+def recompute(module: nn.Module, run: Callable[..., Tensor], *args: Tensor) -> Tensor:
+    """`run(*args)`, of which training keeps the arguments only: for cheap steps with large intermediate results.
+
+    What `run` computes before its last layer is computed again in the backward pass; that layer's result is not.
+    """
+    if module.training and torch.is_grad_enabled():
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False)
+    return run(*args)
 
 
 def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:

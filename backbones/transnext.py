@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._backbone import Backbone, Stage, register_family, rename_keys
-from ._layers import MapConv2d, ParameterTable, drop_path_rates
+from ._layers import MapConv2d, ParameterTable, drop_path_rates, recompute
 from .ops._maps import tiles
 
 WINDOW = 3
@@ -33,6 +33,9 @@ class PositionBias(ParameterTable):
 
     def compute(self, H: int, W: int, P: int, Q: int) -> Tensor:
         rows, cols = (self._coordinates(n, pooled) for n, pooled in ((H, P), (W, Q)))
+        return recompute(self, self._table, rows, cols)
+
+    def _table(self, rows: Tensor, cols: Tensor) -> Tensor:
         down, right = self.fc1.weight.unbind(1)
         hidden = (rows[:, None] * down + self.fc1.bias)[:, None] + cols[:, None] * right  # (R, C, hidden)
         return self.fc2(hidden.relu_()).permute(2, 0, 1)
@@ -62,53 +65,91 @@ def _distances(n: int, pooled: int) -> tuple[int, int]:
     return 2 * n - 2, 1
 
 
-class AggregatedAttention(nn.Module):
-    """Length-scaled cosine attention to neighbours and to the map pooled by `ratio`; with ratio 1, to all tokens."""
+class CosineAttention(nn.Module):
+    """What length-scaled cosine attention learns besides its projections (section 3.4)."""
 
-    def __init__(self, dim: int, heads: int, ratio: int, extent: int):
+    def __init__(self, dim: int, heads: int, extent: int):
         super().__init__()
-        self.heads, self.ratio = heads, ratio
+        self.heads = heads
         self.temperature = nn.Parameter(torch.full((heads, 1), 1 / 0.24).expm1().log())  # softplus of it is 1 / 0.24
         self.query_embedding = nn.Parameter(torch.empty(heads, dim // heads))
-        self.position = PositionBias(heads, extent)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        if ratio > 1:
-            self.reduce = nn.Linear(dim, dim)
-            self.norm = nn.LayerNorm(dim)
-            self.local_bias = nn.Parameter(torch.empty(heads, WINDOW**2))
-            self.tokens = nn.Parameter(torch.empty(heads, dim // heads, WINDOW**2))
-            self.token_bias = nn.Parameter(torch.zeros(heads, WINDOW**2))
-            nn.init.trunc_normal_(self.local_bias, std=0.0004)
-            nn.init.trunc_normal_(self.tokens, std=0.02)
         nn.init.trunc_normal_(self.query_embedding, std=0.02)
+        self.position = PositionBias(heads, extent)
+        self.proj = nn.Linear(dim, dim)
+
+    def scaled(self, q: Tensor, keys: Tensor) -> Tensor:
+        """Unit queries for a softmax over that many keys."""
+        scale = F.softplus(self.temperature) * keys.log()
+        return torch.addcmul(self.query_embedding * scale, q, scale)
+
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, H, W, parts * C) to maps (B, H, W, heads, D)."""
+        return x.unflatten(-1, (parts, self.heads, -1)).unbind(3)
+
+
+class GlobalAttention(CosineAttention):
+    """Cosine attention to the whole map."""
+
+    def __init__(self, dim: int, heads: int, extent: int):
+        super().__init__(dim, heads, extent)
+        self.qkv = nn.Linear(dim, 3 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         H, W = x.shape[1:3]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(3)
+        q, k, v = self.split(self.qkv(x), 3)
         q, k = _unit(q), _unit(k)
-        P, Q = (n // self.ratio if n >= self.ratio else 1 for n in (H, W))
-        rows, cols = (self.position.index(n, pooled, x.device) for n, pooled in ((H, P), (W, Q)))
-        table = self.position(H, W, P, Q)
-        if self.ratio == 1:
-            bias = table[:, rows[:, None, :, None], cols[:, None, :]]  # (heads, H, W, H, W)
-            q = self._scaled(q, q.new_full((), H * W))
-            out = ops.window_attention(q, k, v, window=(H, W), bias=bias.flatten(3).flatten(1, 2), scale=1.0)
-        else:
-            pooled = F.adaptive_avg_pool2d(F.gelu(self.reduce(x)).permute(0, 3, 1, 2), (P, Q)).permute(0, 2, 3, 1)
-            C = x.shape[-1]
-            kv = F.linear(self.norm(pooled), self.qkv.weight[C:], self.qkv.bias[C:])
-            pooled_k, pooled_v = kv.unflatten(-1, (2, self.heads, -1)).unbind(3)
-            extra = torch.einsum("bhwnd,ndo->bhwno", q, self.tokens.to(q.dtype)) + self.token_bias
-            q = self._scaled(q, _neighbours(H, W, q)[..., None, None] + P * Q)
-            out = ops.aggregated_attention(
-                q, k, v, _unit(pooled_k), pooled_v, extra, self.local_bias, table, rows, cols
-            )
-        return self.proj(out.flatten(3).to(v.dtype))
+        rows, cols = (self.position.index(n, n, x.device) for n in (H, W))
+        bias = self.position(H, W, H, W)[:, rows[:, None, :, None], cols[:, None, :]]  # (heads, H, W, H, W)
+        q = self.scaled(q, q.new_full((), H * W))
+        out = ops.window_attention(q, k, v.to(q.dtype), window=(H, W), bias=bias.flatten(3).flatten(1, 2), scale=1.0)
+        return self.proj(out.flatten(3))
 
-    def _scaled(self, q: Tensor, keys: Tensor) -> Tensor:
-        """Queries for a softmax over that many keys (section 3.4)."""
-        return (q + self.query_embedding) * (F.softplus(self.temperature) * keys.log())
+
+class AggregatedAttention(CosineAttention):
+    """Cosine attention to the neighbours and to the map pooled by `ratio`, with learned tokens (section 3.2)."""
+
+    def __init__(self, dim: int, heads: int, extent: int, ratio: int):
+        super().__init__(dim, heads, extent)
+        self.ratio = ratio
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.reduce = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.local_bias = nn.Parameter(torch.empty(heads, WINDOW**2))
+        self.tokens = nn.Parameter(torch.empty(heads, dim // heads, WINDOW**2))
+        self.token_bias = nn.Parameter(torch.zeros(heads, WINDOW**2))
+        nn.init.trunc_normal_(self.local_bias, std=0.0004)
+        nn.init.trunc_normal_(self.tokens, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[1:3]
+        P, Q = (n // self.ratio if n >= self.ratio else 1 for n in (H, W))
+        (q,), (k, v) = self.split(self.q(x), 1), self.split(self.kv(x), 2)
+        pooled_k, pooled_v = self.split(self.kv(self.norm(_pool(F.gelu(self.reduce(x)), (P, Q)))), 2)
+        q = _unit(q)
+        extra = torch.einsum("bhwnd,ndo->bhwno", q, self.tokens.to(q.dtype)) + self.token_bias
+        rows, cols = (self.position.index(n, pooled, x.device) for n, pooled in ((H, P), (W, Q)))
+        out = ops.aggregated_attention(
+            self.scaled(q, _neighbours(H, W, q)[..., None, None] + P * Q),
+            _unit(k),
+            v,
+            _unit(pooled_k),
+            pooled_v,
+            extra,
+            self.local_bias,
+            self.position(H, W, P, Q),
+            rows,
+            cols,
+        )
+        return self.proj(out.flatten(3))
+
+
+def _pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Means of (B, H, W, C) over bins, as adaptive pooling makes them."""
+    P, Q = size
+    if tiles(x.shape[1:3], size):  # keeps nothing for the backward pass
+        return x.unflatten(1, (P, -1)).mean(2).unflatten(2, (Q, -1)).mean(3)
+    return F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -124,20 +165,6 @@ def _neighbours(H: int, W: int, like: Tensor) -> Tensor:
     return counts[0][:, None] * counts[1]
 
 
-class GatedGelu(torch.autograd.Function):
-    """gelu(x) * gate, keeping only x and gate for the backward pass."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(x, gate)
-        return F.gelu(x).mul_(gate)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        x, gate = ctx.saved_tensors
-        return torch.ops.aten.gelu_backward(grad * gate, x), F.gelu(x).mul_(grad)
-
-
 class ConvGLU(nn.Module):
     """Linear to values and gates, depth-wise convolution and GELU of values, times the gates, linear (section 3.5)."""
 
@@ -149,14 +176,17 @@ class ConvGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.fc1(x).chunk(2, -1)
-        return self.fc2(GatedGelu.apply(self.conv(x), gate))
+        return recompute(self, self._gated, self.conv(x), gate)
+
+    def _gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.fc2(F.gelu(x) * gate)
 
 
 class Block(nn.Module):
     def __init__(self, dim: int, heads: int, ratio: int, extent: int, mlp_ratio: int, drop_path: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = AggregatedAttention(dim, heads, ratio, extent)
+        self.attn = AggregatedAttention(dim, heads, extent, ratio) if ratio > 1 else GlobalAttention(dim, heads, extent)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = ConvGLU(dim, mlp_ratio * dim * 2 // 3)
         self.drop_path = DropPath(drop_path)
@@ -212,7 +242,7 @@ def _init_conv(module: nn.Module) -> None:
 
 
 def remap(state_dict: dict, model: nn.Module) -> dict:
-    """The official checkpoint's keys to ours; the linear layers of queries and of keys and values become one."""
+    """The official checkpoint's keys to ours."""
     renamed = rename_keys(
         state_dict,
         (r"^patch_embed1\.proj\.", "stem.0."),
@@ -229,18 +259,8 @@ def remap(state_dict: dict, model: nn.Module) -> dict:
         (r"\.dwconv\.dwconv\.", ".conv."),
         (r"^head\.", "head.fc."),
     )
-    joined = {}
-    for key, value in renamed.items():
-        if key.endswith((".query_embedding", ".token_bias", ".temperature")):
-            value = value.squeeze(1)
-        elif key.endswith(".reduce.weight"):
-            value = value.flatten(1)
-        elif ".attn.q." in key and key.replace(".q.", ".kv.") in renamed:
-            key, value = key.replace(".q.", ".qkv."), torch.cat([value, renamed[key.replace(".q.", ".kv.")]])
-        elif ".attn.kv." in key and key.replace(".kv.", ".q.") in renamed:
-            continue
-        joined[key] = value
-    return joined
+    flat = ".query_embedding", ".token_bias", ".temperature", ".reduce.weight"
+    return {key: value.reshape(value.shape[0], -1) if key.endswith(flat) else value for key, value in renamed.items()}
 
 
 VARIANTS = {

@@ -69,21 +69,19 @@ def reference(
     H, W, N, D = q.shape[1:]
     window = round(local_bias.shape[1] ** 0.5)
 
-    def unfold(x: Tensor) -> Tensor:  # (B, H * W, N, w * w, D)
+    def unfold(x: Tensor) -> Tensor:  # (B, N, H * W, w * w, D)
         x = F.unfold(x.flatten(3).permute(0, 3, 1, 2), window, padding=window // 2)
-        return x.unflatten(1, (N, D, -1)).permute(0, 4, 1, 3, 2)
+        return x.unflatten(1, (N, D, -1)).permute(0, 1, 4, 3, 2)
 
-    off_map = F.unfold(q.new_ones(1, 1, H, W), window, padding=window // 2).mT == 0  # (1, H * W, w * w)
-    q, extra = q.flatten(1, 2)[..., None, :], extra.flatten(1, 2)[..., None, :]  # (B, H * W, N, 1, ...)
-    pooled_k, pooled_v = (t.flatten(1, 2).transpose(1, 2)[:, None] for t in (pooled_k, pooled_v))  # (B, 1, N, P * Q, D)
-    local = (q @ unfold(k).mT)[..., 0, :] + local_bias
-    local = local.masked_fill(off_map[:, :, None], float("-inf"))
+    q, pooled_k, pooled_v, extra = map(_by_head, (q, pooled_k, pooled_v, extra))  # (B, N, tokens, ...)
+    on_map = F.unfold(q.new_ones(1, 1, H, W), window, padding=window // 2).mT  # (1, H * W, w * w)
+    local = (q[..., None, :] @ unfold(k).mT)[..., 0, :] + local_bias[:, None]
+    local = local.masked_fill(on_map == 0, float("-inf"))
     bias = pooled_bias[:, rows[:, None, :, None], cols[:, None, :]]  # (N, H, W, P, Q)
-    pooled = (q @ pooled_k.mT)[..., 0, :] + bias.flatten(3).flatten(1, 2).transpose(0, 1)
-    attn = torch.cat([local, pooled], -1).softmax(-1)[..., None, :]
-    local, pooled = attn.split([window**2, pooled.shape[-1]], -1)
-    out = (local + extra) @ unfold(v) + pooled @ pooled_v
-    return out[..., 0, :].unflatten(1, (H, W))
+    pooled = q @ pooled_k.mT + bias.flatten(3).flatten(1, 2)
+    local, pooled = torch.cat([local, pooled], -1).softmax(-1).split([window**2, pooled.shape[-1]], -1)
+    out = ((local + extra)[..., None, :] @ unfold(v))[..., 0, :] + pooled @ pooled_v
+    return out.transpose(1, 2).unflatten(1, (H, W))
 
 
 @in_float32
@@ -135,12 +133,15 @@ class _Band:
             out[tap][inside] = (x[inside] * shifted[keys]).sum(-1)
         return out
 
-    def normaliser(self) -> Tensor:
-        """Log of the sum of the exponentials, (B, rows, W, N)."""
-        pooled = self.pooled.logsumexp(-1).transpose(1, 2).unflatten(1, self.size)
-        return torch.logaddexp(self.local.logsumexp(0), pooled)
+    def exponentials(self) -> tuple[Tensor, Tensor]:
+        """Turns logits into exponentials; returns their sum and the logarithm of the true sum, (B, rows, W, N)."""
+        peak = torch.maximum(self.local.amax(0), self.on_map(self.pooled.amax(-1, keepdim=True))[..., 0])
+        self.softmax(peak)
+        total = self.local.sum(0) + self.on_map(self.pooled.sum(-1, keepdim=True))[..., 0]
+        return total, peak + total.log()
 
     def softmax(self, normaliser: Tensor) -> None:
+        """Turns logits into exponentials relative to `normaliser`."""
         self.local.sub_(normaliser).exp_()
         self.pooled.sub_(_by_head(normaliser[..., None])).exp_()
 
@@ -185,11 +186,10 @@ def _forward(
     index = _index(rows, cols, pooled_bias)
     for band in _bands(q, pooled_k, local_bias.shape[1]):
         band.logits(k, pooled_k, local_bias, pooled_bias, index)
-        normaliser[:, band.rows] = band.normaliser()
-        band.softmax(normaliser[:, band.rows])
-        band.local += extra[:, band.rows].movedim(-1, 0)
+        total, normaliser[:, band.rows] = band.exponentials()
+        band.local.div_(total).add_(extra[:, band.rows].movedim(-1, 0))
         result = out[:, band.rows]
-        result.copy_(band.on_map(band.pooled @ _by_head(pooled_v)))
+        torch.div(band.on_map(band.pooled @ _by_head(pooled_v)), total[..., None], out=result)
         for tap, inside, keys in band.shifts:
             result[inside].addcmul_(band.local[tap][inside][..., None], v[keys])
     return out, normaliser
