@@ -27,7 +27,7 @@ def forward(model: nn.Module, x: Tensor) -> None:
 
 
 def forward_backward(model: nn.Module, x: Tensor) -> None:
-    model.zero_grad()
+    model.train().zero_grad()
     model(x).square().mean().backward()
 
 

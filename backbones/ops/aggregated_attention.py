@@ -271,7 +271,11 @@ def _differentiate(ctx, grad: Tensor | None, _: None) -> tuple:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-IMPLS = implementations(banded=Impl(banded), reference=Impl(reference))
+def _not_exporting(*args) -> bool:
+    return not torch.compiler.is_exporting()  # programs should run where this package is not
+
+
+IMPLS = implementations(banded=Impl(banded, suits=_not_exporting), reference=Impl(reference))
 
 SMALL = [
     dict(B=2, H=4, W=6, N=2, D=8, P=2, Q=3, window=3),
