@@ -18,6 +18,14 @@ setup(
     install_requires=["torch>=2.7", "timm>=1.0.20"],
     extras_require={
         "tools": TOOLS,
-        "test": [*TOOLS, "hypothesis>=6.100", "numpy", "pytest>=8", "pytest-xdist>=3.5", "ruff==0.17.5"],
+        "test": [
+            *TOOLS,
+            "fvcore>=0.1.5.post20221221",
+            "hypothesis>=6.100",
+            "numpy",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "ruff==0.17.5",
+        ],
     },
 )

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .ops._impl import counting
+
 
 class MapConv2d(nn.Conv2d):
     """A convolution of maps (B, H, W, C)."""
@@ -28,7 +30,7 @@ class ParameterTable(nn.Module):
         raise NotImplementedError
 
     def forward(self, *size: Hashable) -> Tensor:
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or counting():
             return self.compute(*size)
         state = self._state()
         if self._last is None or self._last[0] != (size, _autocast()) or not _same(self._last[1], state):

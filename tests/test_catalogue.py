@@ -80,6 +80,7 @@ def test_files_and_readme_are_as_the_tool_writes_them():
         assert path.read_text(encoding="utf-8") == catalogue.dump(FAMILIES[path.stem]), "run tools/catalogue.py"
     readme = catalogue.README.read_text(encoding="utf-8")
     assert catalogue.TABLE.findall(readme) == [catalogue.table()], "run tools/catalogue.py"
+    assert catalogue.MODELS.read_text(encoding="utf-8") == catalogue.side_by_side(), "run tools/catalogue.py"
 
 
 def test_list_models():

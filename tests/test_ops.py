@@ -82,6 +82,17 @@ def test_compiles_in_one_graph(op, name):
     torch.testing.assert_close(torch.compile(fn, backend="aot_eager", fullgraph=True)(*args), fn(*args))
 
 
+@pytest.mark.parametrize(
+    "op, name", [case for case in IMPLS if case[0] in ("aggregated_attention", "linear_attention")]
+)
+def test_what_needs_float32_keeps_it_under_autocast(op, name):
+    module = OPS[op]
+    args, run = module.inputs(**module.SMALL[0]), module.IMPLS[name].run
+    with torch.autocast("cpu", torch.bfloat16):
+        got = run(*args)
+    assert torch.equal(got, run(*args))
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_an_unknown_implementation_is_an_error_that_lists_the_known(op):
     module = OPS[op]

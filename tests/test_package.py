@@ -47,8 +47,8 @@ def test_it_works_without_triton():
     assert done.stderr == ""
 
 
-def test_the_readme_example_runs():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def test_the_readme_examples_run():
+    example = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     done = python(example)
     assert done.stderr == ""
     said = re.findall(r"^#   (.*)", example, re.MULTILINE)

@@ -28,7 +28,8 @@ def implementations(**impls: Impl) -> dict[str, Impl]:
 def choose(impls: dict[str, Impl], name: str | None, *args) -> Callable:
     """The implementation called `name`, or a ValueError; without a name, the first that takes and suits `args`.
 
-    While torch counts FLOPs, that is the reference: what an op costs is what its definition multiplies.
+    While torch counts FLOPs, that is the reference: what an op costs is what its definition multiplies. So it is while
+    torch.jit traces, whose graphs fvcore counts.
     """
     if name is not None:
         if name not in impls:
@@ -36,16 +37,19 @@ def choose(impls: dict[str, Impl], name: str | None, *args) -> Callable:
         if reason := impls[name].refuses(*args):
             raise ValueError(f'impl="{name}" {reason}')
         return impls[name].run
-    if _counting():
+    if counting():
         return impls["reference"].run
     if _preferred in impls and not impls[_preferred].refuses(*args):
         return impls[_preferred].run
     return next(impl.run for impl in impls.values() if impl.suits(*args) and not impl.refuses(*args))
 
 
-def _counting() -> bool:
+def counting() -> bool:
+    """Whether somebody counts what is computed: torch's FLOP counter, or fvcore, for which torch.jit traces."""
     if torch.compiler.is_compiling():
         return False
+    if torch.jit.is_tracing():
+        return True
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
 
 

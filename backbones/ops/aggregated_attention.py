@@ -13,6 +13,7 @@ precision is computed in float32.
 """
 
 import itertools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ def aggregated_attention(
     B, H, W, N, _ = q.shape
     P, Q = pooled_k.shape[1:3]
     taps = local_bias.shape[1]
-    if round(taps**0.5) ** 2 != taps or taps % 2 == 0:
+    if math.isqrt(int(taps)) ** 2 != taps or taps % 2 == 0:
         raise ValueError(f"local_bias has {taps} offsets, which is no square of an odd window")
     if extra.shape != (B, H, W, N, taps):
         raise ValueError(f"extra is {tuple(extra.shape)}, not {(B, H, W, N, taps)}")
@@ -51,6 +52,11 @@ def aggregated_attention(
         raise ValueError(f"rows {tuple(rows.shape)} and cols {tuple(cols.shape)} are not {(H, P)} and {(W, Q)}")
     args = q, k, v, pooled_k, pooled_v, extra, local_bias, pooled_bias, rows, cols
     return choose(IMPLS, impl, *args)(*args)
+
+
+def multiply_adds(q: tuple, k: tuple, v: tuple, pooled_k: tuple, pooled_v: tuple, extra: tuple, *shapes) -> int:
+    """Of arguments of these shapes: every query with, and for, its neighbours and the pooled tokens."""
+    return 2 * math.prod(q) * (extra[-1] + pooled_k[1] * pooled_k[2])
 
 
 @in_float32
@@ -67,7 +73,7 @@ def reference(
     cols: Tensor,
 ) -> Tensor:
     H, W, N, D = q.shape[1:]
-    window = round(local_bias.shape[1] ** 0.5)
+    window = math.isqrt(int(local_bias.shape[1]))
 
     def unfold(x: Tensor) -> Tensor:  # (B, N, H * W, w * w, D)
         x = F.unfold(x.flatten(3).permute(0, 3, 1, 2), window, padding=window // 2)
@@ -112,7 +118,7 @@ class _Band:
         self.size = bottom - top, q.shape[2]
         self.q = q[:, self.rows]
         self.shifts = []  # of every offset that stays on the map: its number, the queries in the band, their keys
-        H, W, reach = q.shape[1], q.shape[2], round(taps**0.5) // 2
+        H, W, reach = q.shape[1], q.shape[2], math.isqrt(taps) // 2
         for tap, (dy, dx) in enumerate(itertools.product(range(-reach, reach + 1), repeat=2)):
             y0, y1, x0, x1 = max(top, -dy), min(bottom, H - dy), max(0, -dx), min(W, W - dx)
             if y0 < y1 and x0 < x1:
