@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
 from backbones import flops
+from backbones.ops import _maps
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -59,6 +60,8 @@ def test_a_size_is_enough(name, model):
 
 @pytest.mark.parametrize("name, impl", [*((name, "reference") for name in TINY), ("test_transnext", "banded")])
 def test_compiled_graphs_count_the_same(name, impl):
+    if name == "test_transnext" and not _maps._COMPILER_KNOWS:
+        pytest.skip("this torch compiles larger tables of positions")
     model, x = timm.create_model(name).eval(), image_for(name)
     graphs = []
 
@@ -114,7 +117,7 @@ def test_what_counts_as_zero_is_listed():
 
 def test_attention_counts_on_the_cpu_whatever_torch_knows(monkeypatch):
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    monkeypatch.delitem(flops.flop_registry, attention)
+    monkeypatch.delitem(flops.flop_registry, attention, raising=False)  # torch 2.7 has none
     q = torch.randn(2, 3, 5, 8)
     with flops.counter() as counter:
         torch.nn.functional.scaled_dot_product_attention(q, q, q)

@@ -98,7 +98,7 @@ def test_recomputing_keeps_arguments_only():
 
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         out = recompute(layer, run, x)
-    assert all(t.data_ptr() == x.data_ptr() for t in kept)
+    assert all(t.data_ptr() == x.data_ptr() for t in kept if t.numel())
     got = torch.autograd.grad(out.sum(), (x, layer.weight))
     want = torch.autograd.grad(run(x).sum(), (x, layer.weight))
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

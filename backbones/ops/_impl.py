@@ -76,7 +76,7 @@ def in_float32(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def wide(*args) -> Tensor:
         device, dtype = args[0].device.type, args[0].dtype
         args = [a.float() if torch.is_tensor(a) and a.dtype in (torch.float16, torch.bfloat16) else a for a in args]
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return run(*args).to(dtype)
         return run(*args).to(dtype)

@@ -50,8 +50,13 @@ def pad_to_multiple(x: Tensor, multiple: tuple[int, int], centred: bool = False)
 def tiles(size: tuple[int, int], multiple: tuple[int, int]) -> bool:
     """Whether `multiple` divides `size`; False if that differs between the sizes that a compiled graph is to serve."""
     divided = [n % m == 0 for n, m in zip(size, multiple, strict=True)]
-    if torch.compiler.is_compiling():
-        from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
+    if not torch.compiler.is_compiling():
+        return all(divided)
+    if not _COMPILER_KNOWS:
+        return False
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # slow to import
 
-        return all(map(statically_known_true, divided))
-    return all(divided)
+    return all(map(statically_known_true, divided))
+
+
+_COMPILER_KNOWS = torch.__version__ >= "2.9"  # before, it cannot trace the question
