@@ -21,7 +21,7 @@ class ParameterTable(nn.Module):
 
     The last table is kept in eval mode while gradients are off, and used again as long as the parameters are the same:
     on the CPU if their values are, elsewhere (where looking at values would wait for the device) if torch counts no
-    write to them. It is no part of copies and pickles.
+    write to them. It is no part of copies and pickles. Stand-ins for parameters (torch.func, fake tensors) keep none.
     """
 
     _last = None
@@ -33,15 +33,20 @@ class ParameterTable(nn.Module):
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or counting():
             return self.compute(*size)
         state = self._state()
+        if state is None:
+            return self.compute(*size)
         if self._last is None or self._last[0] != (size, _autocast()) or not _same(self._last[1], state):
             self._last = (size, _autocast()), state, self.compute(*size)
         return self._last[2]
 
-    def _state(self) -> Tensor | list:
+    def _state(self) -> Tensor | list | None:
         params = list(self.parameters())
+        if not all(type(p) is nn.Parameter and not p.is_inference() for p in params):
+            return None
         if all(p.device.type == "cpu" for p in params):
-            return torch.cat([p.detach().flatten() for p in params])
-        return [None if p.is_inference() else (p, p.data_ptr(), p._version) for p in params]
+            values = torch.cat([p.detach().flatten() for p in params])
+            return values if type(values) is Tensor else None
+        return [(p, p.data_ptr(), p._version) for p in params]
 
     def __getstate__(self) -> dict:
         return {name: value for name, value in self.__dict__.items() if name != "_last"}
@@ -52,7 +57,7 @@ def _same(a: Tensor | list, b: Tensor | list) -> bool:
         return a.dtype == b.dtype and torch.equal(a, b)
     if torch.is_tensor(a) or torch.is_tensor(b):
         return False
-    return all(x and y and x[0] is y[0] and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
+    return all(x[0] is y[0] and x[1:] == y[1:] for x, y in zip(a, b, strict=True))
 
 
 def _autocast() -> tuple:

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from backbones._layers import ParameterTable, recompute
 
@@ -87,6 +88,20 @@ def test_copies_and_pickles_leave_the_table_behind(table):
         assert torch.equal(other(4), before)
         other.layer.weight.add_(1.0)
         assert torch.equal(table(4), before) and not torch.equal(other(4), before)
+
+
+@torch.no_grad()
+def test_stand_ins_for_parameters_get_their_own(table):
+    before = table(4)
+    others = {name: 2 * p.detach() for name, p in table.named_parameters()}
+    got = torch.func.functional_call(table, others, (4,))
+    torch.testing.assert_close(got, 2 * before)
+    ensemble = torch.vmap(lambda p: torch.func.functional_call(table, p, (4,)))
+    stacked = {name: torch.stack([p, 3 * p]) for name, p in others.items()}
+    torch.testing.assert_close(ensemble(stacked), torch.stack([got, 3 * got]))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert table(4).shape == table(4).shape == (4, 2)
+    assert torch.equal(table(4), before)
 
 
 def test_recomputing_keeps_arguments_only():
