@@ -102,7 +102,7 @@ class GlobalAttention(CosineAttention):
         bias = self.position(H, W, H, W)[:, rows[:, None, :, None], cols[:, None, :]]  # (heads, H, W, H, W)
         q = self.scaled(q, q.new_full((), H * W))
         out = ops.window_attention(q, k, v.to(q.dtype), window=(H, W), bias=bias.flatten(3).flatten(1, 2), scale=1.0)
-        return self.proj(out.flatten(3))
+        return self.proj(out.flatten(3).to(x.dtype))
 
 
 class AggregatedAttention(CosineAttention):
@@ -141,7 +141,7 @@ class AggregatedAttention(CosineAttention):
             rows,
             cols,
         )
-        return self.proj(out.flatten(3))
+        return self.proj(out.flatten(3).to(x.dtype))
 
 
 def _pool(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -350,6 +350,15 @@ def test_trains_under_autocast(name, impl, dtype, scale):
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_runs_in_one_dtype(name, dtype):
+    model = timm.create_model(name).to(dtype).train()
+    out = model(images(40, 64, dtype=dtype))
+    out.float().square().mean().backward()
+    assert out.dtype == dtype and out.isfinite().all()
+    assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in model.parameters())
+
+
 # --- loading
 
 

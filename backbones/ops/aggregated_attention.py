@@ -107,6 +107,9 @@ def banded(
     return _forward(q, k, v, pooled_k, pooled_v, extra, local_bias, pooled_bias, rows, cols)[0]
 
 
+WEIGHTS_OF_A_BAND = dict(cpu=2**20, gpu=2**26)
+
+
 class _Band:
     """Rows top to bottom of the queries, and what both passes compute of them.
 
@@ -162,10 +165,10 @@ def _by_head(x: Tensor) -> Tensor:
 
 
 def _bands(q: Tensor, pooled_k: Tensor, taps: int) -> list[_Band]:
-    """Bands of as many rows as make about a million weights: they stay in the cache, and memory stays bounded."""
+    """Bands of as many rows as make that many weights: on the CPU they stay in the cache, and memory is bounded."""
     B, H, W, N, _ = q.shape
-    budget = 2**20 if q.device.type == "cpu" else 2**26
-    height = max(1, budget // (B * N * W * pooled_k.shape[1] * pooled_k.shape[2]))
+    weights = WEIGHTS_OF_A_BAND["cpu" if q.device.type == "cpu" else "gpu"]
+    height = max(1, weights // (B * N * W * pooled_k.shape[1] * pooled_k.shape[2]))
     return [_Band(top, min(top + height, H), q, taps) for top in range(0, H, height)]
 
 
