@@ -55,24 +55,18 @@ def _accuracy(ax: Axes, rows: list[Row], cost: str) -> None:
     points = [(1e3 * row.median / row.batch if cost == "latency" else row.gmacs, row.top1) for row in rows]
     front = pareto(points)
     ax.plot(*zip(*front, strict=True), color="0.75", zorder=1, drawstyle="steps-post", label="Pareto front")
-    spread = sorted(range(len(rows)), key=lambda i: points[i][1])
-    for rank, i in enumerate(spread):
-        x, y = points[i]
-        ax.scatter(x, y, s=36, color=f"C{i % 10}", zorder=2)
-        left = x > 0.7 * max(p[0] for p in points) and len(points) > 1
-        ax.annotate(
-            rows[i].model,
-            (x, y),
-            xytext=(-7 if left else 7, 5 if rank % 2 else -11),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=8,
-        )
+    for i in sorted(range(len(rows)), key=lambda i: -points[i][1]):
+        marker = MARKERS[i // 10 % len(MARKERS)]
+        ax.scatter(*points[i], s=42, color=f"C{i % 10}", marker=marker, zorder=2, label=rows[i].model)
     ax.margins(0.12)
     ax.set_xlim(left=0)
     ax.set_xlabel(f"ms per image, batch {rows[0].batch}" if cost == "latency" else "GMACs per image")
     ax.set_ylabel("published top-1, %")
-    ax.legend(frameon=False, loc="lower right")
+    _legend_beside(ax)
+
+
+def _legend_beside(ax: Axes) -> None:
+    ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _growth(ax: Axes, rows: list[Row], fits: list[Fit]) -> None:
@@ -111,15 +105,13 @@ def _stages(ax: Axes, rows: list[Row]) -> None:
     names = list(chosen)[::-1]
     left = [0.0] * len(names)
     stages = [{part: gmacs for part, gmacs in chosen[name].gmacs_by_part.items() if gmacs} for name in names]
-    for depth in range(max(map(len, stages))):
-        widths = [list(parts.values())[depth] if depth < len(parts) else 0.0 for parts in stages]
-        ax.barh(names, widths, left=left, color=plt.get_cmap("viridis")(depth / max(1, max(map(len, stages)) - 1)))
-        for y, (parts, width) in enumerate(zip(stages, widths, strict=True)):
-            if width > 0.085 * max(sum(p.values()) for p in stages):
-                name = list(parts)[depth]
-                color = "white" if depth < max(map(len, stages)) * 0.6 else "black"
-                ax.text(left[y] + width / 2, y, name, ha="center", va="center", fontsize=7, color=color)
+    names_of_parts = list(dict.fromkeys(part for parts in sorted(stages, key=len, reverse=True) for part in parts))
+    for i, part in enumerate(names_of_parts):
+        widths = [parts.get(part, 0.0) for parts in stages]
+        color = plt.get_cmap("viridis")(i / max(1, len(names_of_parts) - 1))
+        ax.barh(names, widths, left=left, color=color, label=part)
         left = [a + b for a, b in zip(left, widths, strict=True)]
+    _legend_beside(ax)
     ax.set_xlabel("GMACs per image at " + ", ".join(dict.fromkeys(row.size for row in chosen.values())))
 
 
