@@ -179,7 +179,8 @@ class ConvGLU(nn.Module):
         return recompute(self, self._gated, self.conv(x), gate)
 
     def _gated(self, x: Tensor, gate: Tensor) -> Tensor:
-        return self.fc2(F.gelu(x) * gate)
+        x = F.gelu(x)
+        return self.fc2(x * gate if torch.is_grad_enabled() else x.mul_(gate))
 
 
 class Block(nn.Module):
