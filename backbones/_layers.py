@@ -35,8 +35,9 @@ class ParameterTable(nn.Module):
         state = self._state()
         if state is None:
             return self.compute(*size)
-        if self._last is None or self._last[0] != (size, _autocast()) or not _same(self._last[1], state):
-            self._last = (size, _autocast()), state, self.compute(*size)
+        key = size, _autocast()
+        if self._last is None or self._last[0] != key or not _same(self._last[1], state):
+            self._last = key, state, self.compute(*size)
         return self._last[2]
 
     def _state(self) -> Tensor | list | None:

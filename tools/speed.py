@@ -17,27 +17,18 @@ from catalogue import measure
 from torch import Tensor, nn
 
 import backbones
+from backbones.profiling.memory import step
 
 BASE = "convnext_tiny"
 
 
-def forward(model: nn.Module, x: Tensor) -> None:
-    with torch.inference_mode():
-        model(x)
-
-
-def forward_backward(model: nn.Module, x: Tensor) -> None:
-    model.train().zero_grad()
-    model(x).square().mean().backward()
-
-
-def medians(step, models: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, float]:
+def medians(models: dict[str, nn.Module], x: Tensor, rounds: int, train: bool) -> dict[str, float]:
     """Seconds of one step of each model, the first round left out."""
     times = {name: [] for name in models}
     for _ in range(rounds + 1):
         for name, model in models.items():
             start = time.perf_counter()
-            step(model, x)
+            step(model.train(train), x, train)
             if x.is_cuda:
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
@@ -62,7 +53,7 @@ def main() -> None:
     gmacs = {name: measure(name, args.size)["gmacs"] for name in names}
     models = {name: timm.create_model(name).eval().to(args.device) for name in names}
     x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
-    seconds = [medians(step, models, x, args.rounds) for step in (forward, forward_backward)]
+    seconds = [medians(models, x, args.rounds, train) for train in (False, True)]
 
     threads = f", {torch.get_num_threads()} threads" if args.device == "cpu" else ""
     print(f"batch {args.batch}, {args.size} x {args.size}, float32, {args.device}{threads}", end="; ")

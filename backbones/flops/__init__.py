@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,18 +53,13 @@ def count(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | tuple[int, int
     model = getattr(model, "_orig_mod", model)
     tensors = (inputs,) if torch.is_tensor(inputs) else inputs
     on_meta = not (isinstance(tensors, tuple) and tensors and torch.is_tensor(tensors[0]))
-    run: Callable[[], Any]
     if on_meta:
         image = torch.empty(1, *_image_size(model, inputs), device="meta")
         state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         state = {name: value.detach().to("meta").requires_grad_(value.requires_grad) for name, value in state.items()}
-
-        def run() -> Any:
-            return functional_call(model, state, (image,))
+        run = partial(functional_call, model, state, (image,))
     else:
-
-        def run() -> Any:
-            return model(*tensors)
+        run = partial(model, *tensors)
 
     with torch.no_grad(), ops.prefer("reference"), _Watch() as watch, counter() as flops:
         run()
@@ -124,11 +120,9 @@ def _missing() -> dict:
     return {packet: _sdpa for packet in packets if packet not in flop_registry}
 
 
-def _twice(macs: Callable[..., int]) -> Callable[..., int]:
-    return lambda *shapes, out_shape=None, **kwargs: 2 * macs(*shapes)
-
-
-register_flop_formula(torch.ops.backbones.aggregated_attention)(_twice(_aggregated_attention))
+@register_flop_formula(torch.ops.backbones.aggregated_attention)
+def _aggregated_attention_forward(*shapes, out_shape=None, **kwargs) -> int:
+    return 2 * _aggregated_attention(*shapes)
 
 
 @register_flop_formula(torch.ops.backbones.aggregated_attention_backward)

@@ -91,20 +91,9 @@ def reference(
 
 
 @in_float32
-def banded(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pooled_k: Tensor,
-    pooled_v: Tensor,
-    extra: Tensor,
-    local_bias: Tensor,
-    pooled_bias: Tensor,
-    rows: Tensor,
-    cols: Tensor,
-) -> Tensor:
+def banded(*args: Tensor) -> Tensor:
     """A band of rows at a time; neighbours are shifted views of the map, so nothing is unfolded or padded."""
-    return _forward(q, k, v, pooled_k, pooled_v, extra, local_bias, pooled_bias, rows, cols)[0]
+    return _forward(*args)[0]
 
 
 WEIGHTS_OF_A_BAND = dict(cpu=2**20, gpu=2**26)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ..flops import KINDS
 from .measure import Row
 from .memory import OUT_OF_MEMORY
 from .scaling import Fit
@@ -83,11 +84,10 @@ def save(folder: Path, rows: list[Row], fits: list[Fit], about: dict) -> None:
     with (folder / "profile.csv").open("w", newline="", encoding="utf-8") as file:
         nested = {"gmacs_by_kind", "gmacs_by_part", "counted_zero"}
         names = [f.name for f in fields(Row) if f.name not in nested]
-        kinds = ["convolution", "linear", "attention", "other"]
         writer = csv.writer(file)
-        writer.writerow([*names, *(f"gmacs_{kind}" for kind in kinds)])
+        writer.writerow([*names, *(f"gmacs_{kind}" for kind in KINDS)])
         for row in rows:
-            writer.writerow([*(getattr(row, n) for n in names), *(row.gmacs_by_kind.get(kind) for kind in kinds)])
+            writer.writerow([*(getattr(row, n) for n in names), *(row.gmacs_by_kind.get(kind) for kind in KINDS)])
     data = dict(about=about, rows=[asdict(row) for row in rows], scaling=[asdict(fit) for fit in fits])
     (folder / "profile.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     head = ", ".join(f"{key} {value}" for key, value in about.items())
