@@ -86,11 +86,11 @@ def our_module(official: str, golden: dict, model: nn.Module) -> nn.Module:
 
 
 def in_layout_of(x: Tensor, shape: list[int]) -> Tensor:
-    """Our (B, C, H, W) or (B, H, W, C) map in the reference's layout: (B, C, H, W) or (B, tokens, C)."""
+    """Our (B, C, H, W) or (B, H, W, C) map in the reference's layout: one of the two, or (B, tokens, C)."""
     if len(shape) == 3:
         x = (x.permute(0, 2, 3, 1) if x.shape[1] == shape[-1] else x).flatten(1, 2)
     elif list(x.shape) != shape:
-        x = x.permute(0, 3, 1, 2)
+        x = next((y for y in (x.permute(0, 3, 1, 2), x.permute(0, 2, 3, 1)) if list(y.shape) == shape), x)
     assert list(x.shape) == shape
     return x
 

@@ -53,6 +53,11 @@ def counting() -> bool:
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
 
 
+def not_exporting(*args) -> bool:
+    """For `suits` of implementations that are operators of ours: programs should run where this package is not."""
+    return not torch.compiler.is_exporting()
+
+
 @contextmanager
 def prefer(name: str) -> Iterator[None]:
     """Inside the block, ops that have an implementation called `name` use it where it fits.

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._impl import Impl, choose, implementations, in_float32
+from ._impl import Impl, choose, implementations, in_float32, not_exporting
 
 
 def aggregated_attention(
@@ -269,11 +269,7 @@ def _differentiate(ctx, grad: Tensor | None, _: None) -> tuple:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-def _not_exporting(*args) -> bool:
-    return not torch.compiler.is_exporting()  # programs should run where this package is not
-
-
-IMPLS = implementations(banded=Impl(banded, suits=_not_exporting), reference=Impl(reference))
+IMPLS = implementations(banded=Impl(banded, suits=not_exporting), reference=Impl(reference))
 
 SMALL = [
     dict(B=2, H=4, W=6, N=2, D=8, P=2, Q=3, window=3),
