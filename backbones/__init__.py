@@ -4,10 +4,11 @@ import importlib
 import pkgutil
 
 from . import ops
+from ._accelerate import accelerate
 from ._catalogue import info, list_models
 
 __version__ = "0.1.0"
-__all__ = ["info", "list_models", "ops"]
+__all__ = ["accelerate", "info", "list_models", "ops"]
 
 # every module that does not start with "_" is a family; importing it registers its models
 for _module in pkgutil.iter_modules(__path__):

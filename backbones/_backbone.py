@@ -100,8 +100,7 @@ class Backbone(nn.Module):
         `norm` applies the final norm to the last stage's map; `stop_early` skips the stages after the last one asked
         for; `output_fmt` can only be "NCHW". Returns the maps if `intermediates_only`, else (final features, maps).
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f'output_fmt must be "NCHW", not "{output_fmt}"')
+        _check_format(output_fmt)
         wanted, last = feature_take_indices(len(self.stages), indices)
         maps = []
         x = self._embed(x)
@@ -167,13 +166,48 @@ class Backbone(nn.Module):
         return set()
 
     def _embed(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(f"expected images (B, {self.in_chans}, H, W), got {tuple(x.shape)}")
-        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise ValueError(
-                f"an input of {x.shape[2]} x {x.shape[3]} is too small: at least {MIN_SIZE} x {MIN_SIZE} pixels"
-            )
-        return self.stem(x.contiguous(memory_format=torch.channels_last))
+        return self.stem(_checked(x, self.in_chans).contiguous(memory_format=torch.channels_last))
+
+
+class Checked:
+    """Before a model class of timm's among the bases: its bad input is a ValueError here, as everywhere in the zoo."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return super().forward_features(_checked(x, self.in_chans))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        **options,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """timm's contract; `options` are the class's own."""
+        _check_format(output_fmt)
+        x = _checked(x, self.in_chans)
+        return super().forward_intermediates(x, indices, norm, stop_early, output_fmt, intermediates_only, **options)
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters, beyond biases and other vectors, that take no weight decay: none."""
+        return set()
+
+
+def _checked(x: Tensor, in_chans: int) -> Tensor:
+    if x.ndim != 4 or x.shape[1] != in_chans:
+        raise ValueError(f"expected images (B, {in_chans}, H, W), got {tuple(x.shape)}")
+    if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+        raise ValueError(
+            f"an input of {x.shape[2]} x {x.shape[3]} is too small: at least {MIN_SIZE} x {MIN_SIZE} pixels"
+        )
+    return x
+
+
+def _check_format(output_fmt: str) -> None:
+    if output_fmt != "NCHW":
+        raise ValueError(f'output_fmt must be "NCHW", not "{output_fmt}"')
 
 
 def _init_linear(module: nn.Module) -> None:
@@ -190,14 +224,16 @@ def register_family(
     remap: Callable[[dict, nn.Module], dict],
     aliases: dict[str, str],
     first_conv: str | tuple[str, ...],
+    out_indices: tuple[int, ...] = (0, 1, 2, 3),
 ) -> dict[str, Callable[..., nn.Module]]:
     """Enters every variant in timm's registry; returns name -> entrypoint for the family module's globals.
 
     `variants` maps names to constructor arguments. `weights` maps tags (`name.tag`) to timm pretrained cfgs: `url`
-    where a direct link exists, else `origin_url`, the page where a person finds the file. `aliases` maps the official
+    where a direct link exists, else `origin_url`, the page where a person finds the file; a variant's name without a
+    tag is the cfg of one that has no weights. `aliases` maps the official
     long names to ours; timm creates them, and its listings show each model once. `remap` turns an official state dict
     into one with our keys and leaves unknown keys as they are. `first_conv` is timm's cfg entry: the
-    convolutions of the image.
+    convolutions of the image. `out_indices` are the maps that `features_only` gives.
     """
     module = sys.modules[model.__module__]
     common = dict(
@@ -208,7 +244,7 @@ def register_family(
         first_conv=first_conv,
     )
     module.default_cfgs = generate_default_cfgs(
-        {name: common for name in variants if not any(tag.startswith(f"{name}.") for tag in weights)}
+        {name: common for name in variants if not any(tag.split(".")[0] == name for tag in weights)}
         | {tag: {**common, **cfg} for tag, cfg in weights.items()}
     )
 
@@ -231,7 +267,7 @@ def register_family(
                     pretrained_cfg=pretrained_cfg,
                     pretrained_cfg_overlay=pretrained_cfg_overlay,
                     pretrained_filter_fn=load,
-                    feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls="getter"),
+                    feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
                     **{**arch, **kwargs},
                 )
             except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:

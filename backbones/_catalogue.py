@@ -30,6 +30,7 @@ import copy
 import difflib
 import functools
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,10 @@ def _families() -> dict[str, str]:
 
     package = f"{__package__}."
     modules = {name: timm.model_entrypoint(name).__module__ for name in timm.list_models()}
-    return {name: module.removeprefix(package) for name, module in modules.items() if module.startswith(package)}
+    ours = {name: module.removeprefix(package) for name, module in modules.items() if module.startswith(package)}
+    loaded = {name.removeprefix(package): module for name, module in sys.modules.items() if name.startswith(package)}
+    timms = {name: family for family, module in loaded.items() for name in getattr(module, "TIMM_MODELS", ())}
+    return ours | timms
 
 
 @functools.cache

@@ -74,7 +74,8 @@ def error(got, want) -> float:
 
 def our_module(official: str, golden: dict, model: nn.Module) -> nn.Module:
     """The module of ours that holds what the official module `official` does, found through the key mapping."""
-    remap = __import__(type(model).__module__, fromlist=["remap"]).remap
+    family = backbones._catalogue._families()[model.default_cfg["architecture"]]
+    remap = getattr(backbones, family).remap
     keys = [e["key"] for e in golden["state_dict"] if e["key"].startswith(official + ".")]
     ours = remap(dict.fromkeys(keys), model)
     paths = [key.split(".")[:-1] for key in ours]

@@ -2,6 +2,7 @@
 
 from ._impl import prefer
 from .aggregated_attention import aggregated_attention
+from .channel_attention import channel_attention
 from .halo_attention import halo_attention
 from .linear_attention import linear_attention
 from .neighborhood_attention import neighborhood_attention
@@ -10,6 +11,7 @@ from .window_attention import window_attention
 
 __all__ = [
     "aggregated_attention",
+    "channel_attention",
     "halo_attention",
     "linear_attention",
     "neighborhood_attention",

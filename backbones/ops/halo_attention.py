@@ -127,16 +127,21 @@ class _Blocks:
 
     def weights(self, q: Tensor, k: Tensor, rows: Tensor, cols: Tensor, scale: float) -> Tensor:
         """(B, blocks, N, queries, keys) of gathered queries and keys."""
-        logits = (scale * q) @ k.mT
-        by_place = logits.unflatten(4, (self.window, self.window)).unflatten(3, (self.side, self.side))
-        q = q.unflatten(3, (self.side, self.side))
-        by_place += torch.einsum("...yxd,yjd->...yxj", q, rows)[..., None]
-        by_place += torch.einsum("...yxd,xjd->...yxj", q, cols)[..., None, :]
+        by_place = q.unflatten(3, (self.side, self.side))
+        by_row = torch.einsum("...yxd,yjd->...yxj", by_place, rows)
+        by_col = torch.einsum("...yxd,xjd->...yxj", by_place, cols)
+        logits = (by_row[..., None] + by_col[..., None, :]).flatten(5).flatten(3, 4)
+        logits.flatten(0, 2).baddbmm_(q.flatten(0, 2), k.flatten(0, 2).mT, alpha=scale)
         return logits.softmax(-1)
 
 
 def _span(i: int, step: int, length: int) -> slice:
     return slice(i * step, i * step + length)
+
+
+def _mix(weights: Tensor, x: Tensor) -> Tensor:
+    """weights @ x, in the order that the CPU multiplies up to four times as fast when x has few channels."""
+    return (x.mT @ weights.mT).mT
 
 
 @torch.library.custom_op("backbones::halo_attention", mutates_args=())
@@ -156,7 +161,7 @@ def _forward(
     out = q.new_empty(*blocks.q.shape[:-1], v.shape[-1])
     for queries, keys in blocks.chunks():
         weights = blocks.weights(gather(blocks.q, queries), gather(blocks.k, keys), rows, cols, scale)
-        put(out, queries, weights @ gather(blocks.v, keys))
+        put(out, queries, _mix(weights, gather(blocks.v, keys)))
     return out[blocks.on_map].contiguous()
 
 
@@ -181,10 +186,10 @@ def _backward(
     for queries, keys in blocks.chunks():
         near_q, near_k, g = gather(blocks.q, queries), gather(blocks.k, keys), gather(grad, queries)
         weights = blocks.weights(near_q, near_k, rows, cols, scale)
-        add(dv, keys, weights.mT @ g)
+        add(dv, keys, _mix(weights.mT, g))
         dlogits = softmax_backward(weights, g @ gather(blocks.v, keys).mT)
-        add(dk, keys, (dlogits.mT @ near_q).mul_(scale))
-        dnear_q = (dlogits @ near_k).mul_(scale).unflatten(3, (side, side))
+        add(dk, keys, _mix(dlogits.mT, near_q).mul_(scale))
+        dnear_q = _mix(dlogits, near_k).mul_(scale).unflatten(3, (side, side))
         near_q = near_q.unflatten(3, (side, side))
         by_place = dlogits.unflatten(4, (window, window)).unflatten(3, (side, side))
         by_row, by_col = by_place.sum(-1), by_place.sum(-2)  # (B, blocks, N, side, side, window)

@@ -176,7 +176,7 @@ def _groups(q: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) -> I
 
 def _weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
     """(B, tiles, N, queries, keys)"""
-    return (q @ k.mT).mul_(scale).add_(mask).softmax(-1)
+    return ((scale * q) @ k.mT).add_(mask).softmax(-1)
 
 
 @torch.library.custom_op("backbones::neighborhood_attention", mutates_args=())

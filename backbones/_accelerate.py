@@ -1,0 +1,28 @@
+"""timm's own attention modules on this package's operators."""
+
+import sys
+import warnings
+
+from torch import nn
+
+
+def accelerate(model: nn.Module) -> dict[str, type[nn.Module]]:
+    """Lets every module of `model` that is a class of timm's which an operator of ours computes exactly do so.
+
+    In place: parameters, state dict, hooks and mode stay, and so do the numbers, up to rounding; maps of any size are
+    then accepted. Returns the paths of the modules and the classes of timm's that they were; without any, it warns.
+    """
+    known = _known()
+    replaced = {path: type(module) for path, module in model.named_modules() if type(module) in known}
+    for path, was in replaced.items():
+        model.get_submodule(path).__class__ = known[was]
+    if not replaced:
+        names = ", ".join(sorted(cls.__name__ for cls in known))
+        warnings.warn(f"{type(model).__name__} has nothing to accelerate: no module is timm's {names}", stacklevel=2)
+    return replaced
+
+
+def _known() -> dict[type[nn.Module], type[nn.Module]]:
+    """timm's classes and ours, which the families' modules name in REPLACES."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(f"{__package__}.")]
+    return {old: new for module in modules for old, new in getattr(module, "REPLACES", {}).items()}
