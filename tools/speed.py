@@ -1,9 +1,10 @@
 """Times models next to timm's convnext_tiny in one run: multiply-adds per second, relative to convnext_tiny.
 
-python tools/speed.py [MODEL ...] [--batch 4] [--size 224] [--rounds 9] [--device cpu]
+python tools/speed.py [MODEL ...] [--accelerate MODEL ...] [--batch 4] [--size 224] [--rounds 9] [--device cpu]
 
 Models take turns in every round, so a machine that slows down favours none; the figures are medians of the rounds.
-Without a name: the smallest published model of each family.
+Without a name: the smallest published model of each family. Models of timm's after --accelerate run twice, as timm
+made them and after `backbones.accelerate`.
 """
 
 import argparse
@@ -44,14 +45,20 @@ def smallest() -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--accelerate", nargs="+", default=[], metavar="MODEL")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    names = [BASE, *(args.models or smallest())]
+    names = [BASE, *(args.models or ([] if args.accelerate else smallest())), *args.accelerate]
+    models = {name: timm.create_model(name) for name in names}
     gmacs = {name: measure(name, args.size)["gmacs"] for name in names}
-    models = {name: timm.create_model(name).eval().to(args.device) for name in names}
+    for name in args.accelerate:
+        faster = f"{name}, accelerated"
+        models[faster], gmacs[faster] = timm.create_model(name), gmacs[name]
+        backbones.accelerate(models[faster])
+    models = {name: model.eval().to(args.device) for name, model in models.items()}
     x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
     seconds = [medians(models, x, args.rounds, train) for train in (False, True)]
 
@@ -59,7 +66,7 @@ def main() -> None:
     print(f"batch {args.batch}, {args.size} x {args.size}, float32, {args.device}{threads}", end="; ")
     print(f"torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}\n")
     print("| Model | GMACs | Forward | Relative | Forward + backward | Relative |\n|---|--:|--:|--:|--:|--:|")
-    for name in names:
+    for name in models:
         cells = [f"`{name}`", f"{gmacs[name]:.2f}"]
         for times in seconds:
             ratio = gmacs[name] / times[name] / (gmacs[BASE] / times[BASE])
