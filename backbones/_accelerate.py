@@ -3,6 +3,7 @@
 import sys
 import warnings
 
+import torch
 from torch import nn
 
 
@@ -10,13 +11,16 @@ def accelerate(model: nn.Module) -> dict[str, type[nn.Module]]:
     """Lets every module of `model` that is a class of timm's which an operator of ours computes exactly do so.
 
     In place: parameters, state dict, hooks and mode stay, and so do the numbers, up to rounding; maps of any size are
-    then accepted. Returns the paths of the modules and the classes of timm's that they were; without any, it warns.
+    then accepted. Weights of convolutions become channels_last, the layout of maps between our operators.
+    Returns the paths of the modules and the classes of timm's that they were; without any, it warns.
     """
     known = _known()
     replaced = {path: type(module) for path, module in model.named_modules() if type(module) in known}
     for path, was in replaced.items():
         model.get_submodule(path).__class__ = known[was]
-    if not replaced:
+    if replaced:
+        model.to(memory_format=torch.channels_last)
+    else:
         names = ", ".join(sorted(cls.__name__ for cls in known))
         warnings.warn(f"{type(model).__name__} has nothing to accelerate: no module is timm's {names}", stacklevel=2)
     return replaced

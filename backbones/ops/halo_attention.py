@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._maps import pad_to_multiple
-from ._tiles import Tile, add, chunks, gather, put, softmax_backward, zeros_like
+from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
 
 
 def halo_attention(
@@ -110,17 +110,22 @@ def tiled(*args) -> Tensor:
 
 
 class _Blocks:
-    """What both passes need of the arguments: padded maps and the rectangles of each block."""
+    """What both passes need of the arguments: padded maps by head, and the rectangles of each block."""
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, block_size: int, halo_size: int, stride: int):
         self.side, self.window = block_size // stride, block_size + 2 * halo_size
-        self.q, self.on_map = pad_to_multiple(q, (self.side, self.side))
-        self.k, self.v = (_padded(t, block_size, halo_size) for t in (k, v))
-        H, W = k.shape[1:3]
-        self.of_keys = slice(None), slice(halo_size, halo_size + H), slice(halo_size, halo_size + W)
+        self.q = self.whole(q)
+        self.k, self.v = (by_head(_padded(t, block_size, halo_size)) for t in (k, v))
+        (H, W), (Hq, Wq) = k.shape[1:3], q.shape[1:3]
+        self.of_queries = ..., slice(Hq), slice(Wq), slice(None)
+        self.of_keys = ..., slice(halo_size, halo_size + H), slice(halo_size, halo_size + W), slice(None)
         blocks = list(itertools.product(range(-(-H // block_size)), range(-(-W // block_size))))
         self.queries = [(_span(y, self.side, self.side), _span(x, self.side, self.side)) for y, x in blocks]
         self.keys = [(_span(y, block_size, self.window), _span(x, block_size, self.window)) for y, x in blocks]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """A map like q by head, its last blocks filled up."""
+        return by_head(pad_to_multiple(x, (self.side, self.side))[0])
 
     def chunks(self) -> Iterator[tuple[list[Tile], list[Tile]]]:
         return chunks(self.queries, self.keys, self.q, self.side**2 * self.window**2)
@@ -130,7 +135,9 @@ class _Blocks:
         by_place = q.unflatten(3, (self.side, self.side))
         by_row = torch.einsum("...yxd,yjd->...yxj", by_place, rows)
         by_col = torch.einsum("...yxd,xjd->...yxj", by_place, cols)
-        logits = (by_row[..., None] + by_col[..., None, :]).flatten(5).flatten(3, 4)
+        logits = q.new_empty(*q.shape[:-1], self.window, self.window)
+        torch.add(by_row[..., None], by_col[..., None, :], out=logits.unflatten(3, (self.side, self.side)))
+        logits = logits.flatten(4)
         logits.flatten(0, 2).baddbmm_(q.flatten(0, 2), k.flatten(0, 2).mT, alpha=scale)
         return logits.softmax(-1)
 
@@ -162,12 +169,13 @@ def _forward(
     for queries, keys in blocks.chunks():
         weights = blocks.weights(gather(blocks.q, queries), gather(blocks.k, keys), rows, cols, scale)
         put(out, queries, _mix(weights, gather(blocks.v, keys)))
-    return out[blocks.on_map].contiguous()
+    return on_map(out[blocks.of_queries])
 
 
 @torch.library.custom_op("backbones::halo_attention_backward", mutates_args=())
 def _backward(
     grad: Tensor,
+    out: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -181,13 +189,14 @@ def _backward(
     blocks = _Blocks(q, k, v, block_size, halo_size, stride)
     side, window = blocks.side, blocks.window
     rows, cols = (_by_query(rel, side, window) for rel in (height_rel, width_rel))
-    grad, _ = pad_to_multiple(grad, (side, side))
-    dq, dk, dv, drows, dcols = map(zeros_like, (blocks.q, blocks.k, blocks.v, rows, cols))
+    mean = blocks.whole((grad * out).sum(-1, keepdim=True))  # of the weights' gradients
+    grad = blocks.whole(grad)
+    dq, dk, dv, drows, dcols = map(torch.zeros_like, (blocks.q, blocks.k, blocks.v, rows, cols))
     for queries, keys in blocks.chunks():
-        near_q, near_k, g = gather(blocks.q, queries), gather(blocks.k, keys), gather(grad, queries)
+        near_q, near_k, dout = gather(blocks.q, queries), gather(blocks.k, keys), gather(grad, queries)
         weights = blocks.weights(near_q, near_k, rows, cols, scale)
-        add(dv, keys, _mix(weights.mT, g))
-        dlogits = softmax_backward(weights, g @ gather(blocks.v, keys).mT)
+        add(dv, keys, _mix(weights.mT, dout))
+        dlogits = softmax_backward(weights, dout @ gather(blocks.v, keys).mT, gather(mean, queries))
         add(dk, keys, _mix(dlogits.mT, near_q).mul_(scale))
         dnear_q = _mix(dlogits, near_k).mul_(scale).unflatten(3, (side, side))
         near_q = near_q.unflatten(3, (side, side))
@@ -202,7 +211,8 @@ def _backward(
     for i in range(side):
         dheight[window - 1 - i : 2 * window - 1 - i] += drows[i]
         dwidth[window - 1 - i : 2 * window - 1 - i] += dcols[i]
-    return *(t.contiguous() for t in (dq[blocks.on_map], dk[blocks.of_keys], dv[blocks.of_keys])), dheight, dwidth
+    dk, dv = (on_map(t[blocks.of_keys]) for t in (dk, dv))
+    return on_map(dq[blocks.of_queries]), dk, dv, dheight, dwidth
 
 
 @_forward.register_fake
@@ -211,12 +221,12 @@ def _(q: Tensor, k: Tensor, v: Tensor, *args) -> Tensor:
 
 
 @_backward.register_fake
-def _(grad: Tensor, *args) -> tuple[Tensor, ...]:
+def _(grad: Tensor, out: Tensor, *args) -> tuple[Tensor, ...]:
     return tuple(map(zeros_like, args[:5]))
 
 
 def _save(ctx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5])
+    ctx.save_for_backward(output, *inputs[:5])
     ctx.settings = inputs[5:]
 
 

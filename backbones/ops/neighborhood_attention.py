@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
-from ._tiles import Tile, add, chunks, gather, put, softmax_backward, zeros_like
+from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
 
 
 def neighborhood_attention(
@@ -165,7 +165,7 @@ class _Group(NamedTuple):
 
 
 def _groups(q: Tensor, kernel_size: Sequence[int], dilation: Sequence[int]) -> Iterator[_Group]:
-    axes = (_axis(*axis).items() for axis in zip(q.shape[1:3], kernel_size, dilation, strict=True))
+    axes = (_axis(*axis).items() for axis in zip(q.shape[2:4], kernel_size, dilation, strict=True))
     for (row_window, row_tiles), (col_window, col_tiles) in itertools.product(*axes):
         y, x = (w.offsets(n, q.device) for w, n in zip((row_window, col_window), kernel_size, strict=True))
         y, x = y[:, None, :, None], x[:, None, :]
@@ -189,18 +189,20 @@ def _forward(
     dilation: Sequence[int],
     scale: float,
 ) -> Tensor:
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    q, k, v = map(by_head, (q, k, v))
+    out = torch.empty_like(q)
     for group in _groups(q, kernel_size, dilation):
         mask = group.mask(bias, q)
         for queries, keys in group.chunks(q):
             weights = _weights(gather(q, queries), gather(k, keys), mask, scale)
             put(out, queries, weights @ gather(v, keys))
-    return out
+    return on_map(out)
 
 
 @torch.library.custom_op("backbones::neighborhood_attention_backward", mutates_args=())
 def _backward(
     grad: Tensor,
+    out: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -210,21 +212,24 @@ def _backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Of q, k, v and the bias (without one: empty)."""
-    dq, dk, dv = map(zeros_like, (q, k, v))
+    mean = by_head((grad * out).sum(-1, keepdim=True))  # of the weights' gradients
+    grad, q, k, v = map(by_head, (grad, q, k, v))
+    dq, dk, dv = map(torch.zeros_like, (q, k, v))
     dbias = q.new_zeros(0) if bias is None else zeros_like(bias)
     for group in _groups(q, kernel_size, dilation):
         mask = group.mask(bias, q)
         for queries, keys in group.chunks(q):
-            near_q, near_k, near_v, g = gather(q, queries), gather(k, keys), gather(v, keys), gather(grad, queries)
+            near_q, near_k = gather(q, queries), gather(k, keys)
             weights = _weights(near_q, near_k, mask, scale)
-            add(dv, keys, weights.mT @ g)
-            dlogits = softmax_backward(weights, g @ near_v.mT)
+            dout = gather(grad, queries)
+            add(dv, keys, weights.mT @ dout)
+            dlogits = softmax_backward(weights, dout @ gather(v, keys).mT, gather(mean, queries))
             if bias is not None:
                 index = group.index.clamp(min=0).flatten()
                 dbias.flatten(1).index_add_(1, index, dlogits.sum((0, 1)).flatten(1))
             put(dq, queries, (dlogits @ near_k).mul_(scale))
             add(dk, keys, (dlogits.mT @ near_q).mul_(scale))
-    return dq, dk, dv, dbias
+    return *map(on_map, (dq, dk, dv)), dbias
 
 
 @_forward.register_fake
@@ -233,19 +238,19 @@ def _(q: Tensor, *args) -> Tensor:
 
 
 @_backward.register_fake
-def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *args) -> tuple[Tensor, ...]:
+def _(grad: Tensor, out: Tensor, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *args) -> tuple[Tensor, ...]:
     return *map(zeros_like, (q, k, v)), q.new_zeros(0) if bias is None else zeros_like(bias)
 
 
 def _save(ctx, inputs: tuple, output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
+    ctx.save_for_backward(output, *inputs[:4])
     ctx.settings = inputs[4:]
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple:
-    q, k, v, bias = ctx.saved_tensors
-    *grads, dbias = _backward(grad, q, k, v, bias, *ctx.settings)
-    return *grads, None if bias is None else dbias, None, None, None
+    saved = ctx.saved_tensors
+    *grads, dbias = _backward(grad, *saved, *ctx.settings)
+    return *grads, None if saved[-1] is None else dbias, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
