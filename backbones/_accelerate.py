@@ -19,10 +19,14 @@ def accelerate(model: nn.Module) -> dict[str, type[nn.Module]]:
     for path, was in replaced.items():
         model.get_submodule(path).__class__ = known[was]
     if replaced:
-        model.to(memory_format=torch.channels_last)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
     else:
+        ours = any(type(module) in known.values() for module in model.modules())
         names = ", ".join(sorted(cls.__name__ for cls in known))
-        warnings.warn(f"{type(model).__name__} has nothing to accelerate: no module is timm's {names}", stacklevel=2)
+        why = "it runs on our operators already" if ours else f"no module is timm's {names}"
+        warnings.warn(f"{type(model).__name__} has nothing to accelerate: {why}", stacklevel=2)
     return replaced
 
 
