@@ -343,8 +343,8 @@ def _where_to_load(source: "Source") -> dict:
     from huggingface_hub import constants
 
     from .weights import cache
-    from .weights.download import offline
     from .weights.sources import by_hand
+    from .weights.transfer import offline
 
     if path := cache.find(source.name):
         return dict(file=str(path))

@@ -5,13 +5,13 @@ safetensors, in `folder()`, where `timm.create_model(..., pretrained=True)` find
 """
 
 from .cache import find, folder, imported
-from .download import download, fetch
-from .export import export
+from .check import top1, verify
+from .hub import export
 from .importing import convert, import_file
 from .read import Checkpoint, checkpoint
 from .recognise import compare, recognise
 from .sources import Source, by_hand, source, sources
-from .verify import top1, verify
+from .transfer import download, fetch
 
 __all__ = [
     "Checkpoint",

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import timm
+
 from .. import _catalogue
 from .._backbone import ALIASES
 
@@ -45,7 +47,7 @@ def sources(model: str) -> list[Source]:
     record = _catalogue._records().get(model, ({}, {}))[1]
     found = [Source(model, tag, facts) for tag, facts in record.get("weights", {}).items()]
     found += [Source(model, tag, facts, dense=True) for tag, facts in record.get("dense", {}).items()]
-    return found if record.get("weights") else [Source(model, ""), *found]
+    return found if record.get("weights") else [Source(model, timm.get_pretrained_cfg(model).tag or ""), *found]
 
 
 def source(name: str) -> Source:
