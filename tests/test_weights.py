@@ -1,4 +1,4 @@
-"""Weights with provenance: what is read, recognised, downloaded, kept, refused. Small models, a server on this machine."""
+"""Weights with provenance: what is read, recognised, downloaded, kept, refused. Small models, a local server."""
 
 import argparse
 import hashlib
@@ -465,8 +465,8 @@ def test_processes_that_download_at_once_take_turns(server, tmp_path):
     server.files["a"], server.cut = CONTENT, 200_000
     command = [sys.executable, "-c", PROCESS, server.url("a"), str(tmp_path / "a")]
     environment = os.environ | dict(PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [process.communicate()[1] for process in running] == [""] * 3
+    running = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in running] == [""] * 2
     assert (tmp_path / "a").read_bytes() == CONTENT
     assert [r.get("Range") for r in server.requests] == [None, "bytes=200000-"]  # one download
 
@@ -573,7 +573,6 @@ def tool(*arguments: str) -> str:
 def test_the_command_line(tmp_path, capsys):
     file = saved(tmp_path, tiny().state_dict())
     assert "is test_biformer (plain weights)" in tool("import", file)
-    assert "error: " in tool("import", tmp_path / "absent.pth")
     run = command_line.main
     run(["verify"])
     run(["list", "cswin_t*"])
@@ -591,6 +590,8 @@ def test_the_command_line(tmp_path, capsys):
     ):
         assert text in said
     assert read.checkpoint(tmp_path / "out.safetensors").tensors.keys() == tiny().state_dict().keys()
+    with pytest.raises(ValueError, match="no file .*absent.pth"):
+        run(["import", str(tmp_path / "absent.pth")])
     with pytest.raises(ValueError, match='no published weights are called "swin'):
         run(["list", "swin*"])
 
