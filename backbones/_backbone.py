@@ -267,7 +267,8 @@ def register_family(
         ) -> nn.Module:
             overlay = dict(pretrained_cfg_overlay or {})
             headless = kwargs.get("features_only", False)
-            dense = isinstance(pretrained_cfg, str) and _dense_source(target, pretrained_cfg)
+            unknown = isinstance(pretrained_cfg, str) and f"{target}.{pretrained_cfg}" not in weights
+            dense = _dense_source(target, pretrained_cfg) if unknown else None
             if dense:
                 if pretrained and not headless:
                     raise ValueError(f"{dense.name} is a backbone without classifier: add features_only=True")

@@ -156,6 +156,17 @@ def test_models_of_the_same_shapes_are_all_named(name, others):
     assert sorted(weights.recognise(keys_of(name))) == sorted([name, *others])
 
 
+def test_tables_of_old_releases_do_not_matter():
+    """CrossFormer once kept tables of its training size as buffers."""
+    golden = json.loads((Path(__file__).parent / "goldens" / "crossformer_tiny.json").read_text())
+    state = {e["key"]: torch.empty(e["shape"], device="meta") for e in golden["state_dict"] if e["seeded"]}
+    for name in ("attn.biases", "attn.relative_position_index", "attn_mask"):
+        state[f"layers.0.blocks.0.{name}"] = torch.empty(169, 2, device="meta")
+    assert weights.recognise(weights.Checkpoint(state)) == ["crossformer_t"]
+    state["layers.0.blocks.0.attn.table"] = torch.empty(169, 2, device="meta")
+    assert weights.recognise(weights.Checkpoint(state)) == []
+
+
 def test_ambiguity_is_reported_and_never_guessed(tmp_path, publish):
     publish(tag="in1k", file="a.pth"), publish(tag="in1k_384", file="official.pth")
     model = tiny()
@@ -212,34 +223,41 @@ def test_the_backbone_of_a_detector_loads(name, tmp_path, publish):
             assert torch.equal(got, want) and torch.equal(also, want)
     with pytest.raises(ValueError, match="coco_x is a backbone without classifier: add features_only=True"):
         timm.create_model(f"{name}.coco_x", pretrained=True)
-    broken = saved(tmp_path, detector(model, **{"stages.0.extra.weight": torch.ones(2, 2)}))
-    with pytest.raises(ValueError, match=r"unexpected \(1\): stages.0.extra.weight"):
-        weights.import_file(broken)
+    for shape in ((2, 2), (2,)):
+        broken = saved(tmp_path, detector(model, **{"stages.0.extra.weight": torch.ones(shape)}))
+        with pytest.raises(ValueError, match=r"unexpected \(1\): stages.0.extra.weight"):
+            weights.import_file(broken, name)
 
 
 # --- reading safely
 
 
 class Evil:
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, function, argument):
+        self.call = function, (argument,)
 
     def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
+        return self.call
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_nothing_in_a_checkpoint_executes(zipped, tmp_path):
+@pytest.mark.parametrize("function", [os.mkdir, exec, np.load, os.makedirs], ids=lambda f: f.__name__)
+def test_nothing_in_a_checkpoint_executes(function, zipped, tmp_path):
     executed = tmp_path / "executed"
-    content = {"model": tiny().state_dict(), "args": Evil(executed)}
+    argument = f"import os; os.mkdir({str(executed)!r})" if function is exec else str(executed)
+    content = {"model": tiny().state_dict(), "args": Evil(function, argument)}
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(ValueError, match=r"evil.pth is refused: it asks for \w+.mkdir, and nothing was executed"):
+    with pytest.raises(ValueError, match=rf"evil.pth is refused: it asks for \S*{function.__name__}, and nothing"):
         weights.import_file(tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="evil.pth"):
         timm.create_model(
             "test_biformer", pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / "evil.pth"))
         )
     assert not executed.exists() and not weights.imported()
+
+
+def test_names_that_are_let_through_stand_for_nothing():
+    assert {stand_in for stand_in, _ in read.SAFE_GLOBALS} == {read._Ignored, read._Dict}
 
 
 def test_what_old_checkpoints_hold_is_passed_over(tmp_path, monkeypatch):
@@ -471,13 +489,25 @@ def test_processes_that_download_at_once_take_turns(server, tmp_path):
     assert [r.get("Range") for r in server.requests] == [None, "bytes=200000-"]  # one download
 
 
-def test_threads_that_import_at_once_leave_one_whole_entry(tmp_path):
-    files = [saved(tmp_path, tiny().state_dict(), f"{i}.pth") for i in range(4)]
-    threads = [threading.Thread(target=weights.import_file, args=(file,)) for file in files]
+def test_imports_at_once_take_turns_and_leave_one_whole_entry(tmp_path, monkeypatch):
+    files = [saved(tmp_path, tiny().state_dict(), f"{i}.pth") for i in range(3)]
+    save, at_work, most = cache.save, [], []
+
+    def slow_save(*arguments):
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.1)
+        digest = save(*arguments)
+        at_work.pop()
+        return digest
+
+    monkeypatch.setattr(cache, "save", slow_save)
+    threads = [threading.Thread(target=weights.import_file, args=(file, "test_biformer")) for file in files]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert max(most) == 1 and len(most) == 3
     assert timm.create_model("test_biformer", pretrained=True)
     assert len(list(cache.folder().glob("*.safetensors"))) == 1 and not list(cache.folder().glob(".*"))
 
