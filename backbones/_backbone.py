@@ -54,8 +54,9 @@ class Stage(nn.Module):
 class Backbone(nn.Module):
     """stem -> stages -> norm -> pool -> linear; every feature map is (B, C, H, W).
 
-    A family passes its own `stem`, `stages` and `norm`; `dims[i]` is the width after stage i, and each stage but the
-    first halves the resolution. `norm` gives `num_features` channels, by default the last stage's.
+    A family passes its own `stem`, `stages` and `norm`; `dims[i]` is the width after stage i, `reductions[i]` how many
+    pixels a side its tokens stand for (by default each stage but the first halves the resolution). `norm` gives
+    `num_features` channels, by default the last stage's.
     `stages[i].blocks[j]` are what layer decay and gradient checkpointing count.
     Any input of at least 32 x 32 runs; smaller ones, and a wrong number of channels, raise ValueError.
     """
@@ -73,6 +74,7 @@ class Backbone(nn.Module):
         global_pool: str = "avg",
         drop_rate: float = 0.0,
         num_features: int | None = None,
+        reductions: tuple[int, ...] | None = None,
     ):
         super().__init__()
         self.in_chans, self.num_classes, self.drop_rate = in_chans, num_classes, drop_rate
@@ -81,8 +83,10 @@ class Backbone(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.norm = norm
         self._set_head(global_pool)
+        reductions = reductions or tuple(stem_stride * 2**i for i in range(len(dims)))
         self.feature_info = [
-            dict(num_chs=dim, reduction=stem_stride * 2**i, module=f"stages.{i}") for i, dim in enumerate(dims)
+            dict(num_chs=dim, reduction=reduction, module=f"stages.{i}")
+            for i, (dim, reduction) in enumerate(zip(dims, reductions, strict=True))
         ]
         self.apply(_init_linear)
 

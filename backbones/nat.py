@@ -22,12 +22,12 @@ HEAD_DIM = 32
 class NeighborhoodAttention(nn.Module):
     """Maps that a window does not fit are padded below and to the right, with zeros that take part, as published."""
 
-    def __init__(self, dim: int, kernel_size: int, dilation: int):
+    def __init__(self, dim: int, heads: int, kernel_size: int, dilation: int):
         super().__init__()
-        self.heads = dim // HEAD_DIM
+        self.heads = heads
         self.kernel_size, self.dilation = kernel_size, dilation
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.rpb = nn.Parameter(empty(self.heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
+        self.rpb = nn.Parameter(empty(heads, 2 * kernel_size - 1, 2 * kernel_size - 1))
         self.proj = nn.Linear(dim, dim)
         trunc_normal_(self.rpb, std=0.02)
 
@@ -53,7 +53,7 @@ class Block(nn.Module):
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = NeighborhoodAttention(dim, kernel_size, dilation)
+        self.attn = NeighborhoodAttention(dim, dim // HEAD_DIM, kernel_size, dilation)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(mlp_ratio * dim))
         self.ls1, self.ls2 = (LayerScale(dim, layer_scale) if layer_scale else nn.Identity() for _ in range(2))
