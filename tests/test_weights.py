@@ -229,6 +229,15 @@ def test_the_backbone_of_a_detector_loads(name, tmp_path, publish):
             weights.import_file(broken, name)
 
 
+def test_the_backbone_of_a_whole_segmentation_network_loads(tmp_path, publish):
+    publish("test_transnext", "ade_x", dense=True)
+    model = tiny("test_transnext")
+    inside = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    assert weights.import_file(saved(tmp_path, inside))[0].name == "test_transnext.ade_x"
+    loaded = timm.create_model("test_transnext.ade_x", pretrained=True, features_only=True)
+    assert torch.equal(loaded.model.stem[0].weight, model.stem[0].weight)
+
+
 # --- reading safely
 
 

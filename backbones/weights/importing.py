@@ -42,7 +42,7 @@ def convert(
     if not digest.startswith(published):
         raise ValueError(f"{path} is not the published file of {entry.name}: sha256 {digest}, published {published}")
     tensors, _ = recognise.compare(checkpoint, entry.model)
-    if checkpoint.dense:
+    if entry.dense:
         tensors = {f"backbone.{key}": value for key, value in tensors.items()}
     facts = dict(
         model=entry.model,
@@ -103,8 +103,8 @@ def _decide(path: str | Path, checkpoint: read.Checkpoint, digest: str, model: s
 
 
 def _can_be(entry: Source, checkpoint: read.Checkpoint, classes: int | None) -> bool:
-    if checkpoint.dense or entry.dense:
-        return checkpoint.dense and entry.dense
+    if checkpoint.dense or entry.dense:  # a whole segmentation network has no prefix, but no classifier either
+        return entry.dense and (checkpoint.dense or classes is None)
     return classes == entry.facts.get("num_classes", 1000) or classes == 0
 
 
