@@ -6,13 +6,14 @@ official checkpoints; new here are the official code's davit_large_window12_384,
 """
 
 import torch
+import torch.nn.functional as F
 from timm.models import davit as timm_davit
 from torch import Tensor, nn
 
 from . import ops
 from ._accelerate import accelerate
 from ._backbone import Checked, register_family
-from .ops._maps import pad_to_multiple
+from .ops._maps import pad_to_multiple, tiles
 
 
 class _Block:
@@ -31,10 +32,13 @@ class SpatialBlock(_Block, timm_davit.SpatialBlock):
     """Tokens that pad the map to whole windows take part, as published."""
 
     def _mix(self, x: Tensor) -> Tensor:
+        size = x.shape[1:3]
         x, on_map = pad_to_multiple(x, self.window_size)
         q, k, v = self.attn.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(3)
-        out = ops.window_attention(q, k, v, window=self.window_size)
-        return self.attn.proj(out.flatten(3))[on_map]
+        out = ops.window_attention(q, k, v, window=self.window_size).flatten(3)
+        if not tiles(size, self.window_size):
+            out = out[on_map].clone(memory_format=torch.contiguous_format)
+        return self.attn.proj(out)
 
 
 class ChannelBlock(_Block, timm_davit.ChannelBlock):
@@ -48,7 +52,28 @@ class ChannelBlock(_Block, timm_davit.ChannelBlock):
         return attn.proj(ops.channel_attention(q, k, v, scale=attn.scale).flatten(3))
 
 
-REPLACES = {timm_davit.SpatialBlock: SpatialBlock, timm_davit.ChannelBlock: ChannelBlock}
+class Stem(timm_davit.Stem):
+    """The zeros that timm's pads with are those of the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+
+class Downsample(timm_davit.Downsample):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.conv.kernel_size != (2, 2):
+            return super().forward(x)
+        x = self.norm(x)
+        # a column more than an even number is one that the convolution does not reach
+        return self.conv(x if tiles(x.shape[2:], (2, 2)) else F.pad(x, (0, 1, 0, 1)))
+
+
+REPLACES = {
+    timm_davit.Stem: Stem,
+    timm_davit.Downsample: Downsample,
+    timm_davit.SpatialBlock: SpatialBlock,
+    timm_davit.ChannelBlock: ChannelBlock,
+}
 
 
 class DaViT(Checked, timm_davit.DaVit):

@@ -15,6 +15,7 @@ from torch import Tensor, empty, nn
 from . import ops
 from ._backbone import Backbone, Stage, register_family, rename_keys
 from ._layers import drop_path_rates
+from .ops._maps import pad_to_multiple, tiles
 
 HEAD_DIM = 32
 
@@ -65,20 +66,23 @@ class Block(nn.Module):
 
 
 class Patches(nn.Sequential):
-    """The embedding of 4 x 4 pixels each, with zeros below and to the right of the image."""
+    """The embedding of 4 x 4 pixels each; what overhangs the image is zero."""
 
     def __init__(self, in_chans: int, dim: int):
         super().__init__(nn.Conv2d(in_chans, dim, 4, 4), _norm(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4)))
+        # what is more than a multiple of 4, the convolution does not reach
+        return super().forward(x if tiles(x.shape[2:], (4, 4)) else F.pad(x, (0, 3, 0, 3)))
 
 
 class Merge(PatchMerging):
     """timm's, on maps (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x, _ = pad_to_multiple(x.permute(0, 2, 3, 1), (2, 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(self.norm(x)).permute(0, 3, 1, 2)
 
 
 class NAT(Backbone):

@@ -57,12 +57,14 @@ def test_weights_are_those_in_timms_registry(name):
     assert cfg.std == tuple(weights["std"])
     assert cfg.crop_mode == weights.get("crop_mode", "center")
     assert cfg.license == (info.license and info.license.lower())
-    assert info.paper["url"].endswith(cfg.paper_ids.removeprefix("arXiv:"))
+    if cfg.paper_ids:  # timm's cfgs of DaViT have none
+        assert info.paper["url"].endswith(cfg.paper_ids.removeprefix("arXiv:"))
 
 
 def test_the_first_tag_is_timms_default():
     tags = {name: backbones.info(name).tag or None for name in RECORDS}
-    assert tags == {name: timm.get_pretrained_cfg(name).tag for name in RECORDS}
+    timms = {name: timm.get_pretrained_cfg(name).tag for name in RECORDS}
+    assert tags == {name: None if tag == "untrained" else tag for name, tag in timms.items()}
 
 
 @pytest.mark.parametrize("name", RECORDS)

@@ -40,6 +40,17 @@ def float64_gradients(model, x):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+def blocks(model):
+    """Stage by stage, the paths of its blocks."""
+    stages = [(f"stages.{i}", getattr(stage, "blocks", None)) for i, stage in enumerate(model.stages)]
+    return [
+        [f"{path}.blocks.{j}" for j in range(len(inner))]
+        if inner is not None
+        else [f"{path}.{j}" for j in range(len(model.get_submodule(path)))]
+        for path, inner in stages
+    ]
+
+
 def first_convs(model):
     convs = model.default_cfg["first_conv"]
     return [convs] if isinstance(convs, str) else convs
@@ -77,12 +88,13 @@ def test_an_official_name_is_the_same_model(alias):
 @pytest.mark.parametrize("name", TINY)
 def test_any_size_gives_maps_of_the_declared_strides(name, height, width, batch):
     model = timm.create_model(name, features_only=True).eval()
+    rounded_up = name == "test_ccnet"  # its max pooling, as published, makes one more
     with torch.inference_mode():
         maps = model(images(height, width, batch=batch))
     for m, chs, red in zip(maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True):
         assert m.shape[:2] == (batch, chs) and m.isfinite().all()
         for got, size in zip(m.shape[2:], (height, width), strict=True):
-            assert size // red <= got <= -(-size // red)
+            assert size // red <= got <= -(-size // red) + rounded_up
 
 
 def test_a_small_or_misshapen_input_is_an_error(name):
@@ -102,18 +114,18 @@ def test_forward_intermediates(name):
     with torch.inference_mode():
         final, maps = model.forward_intermediates(x)
         torch.testing.assert_close(final, model.forward_features(x))
-        assert len(maps) == len(model.stages)
+        assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
 
         only = model.forward_intermediates(x, indices=2, intermediates_only=True)
         assert all(torch.equal(a, b) for a, b in zip(only, maps[-2:], strict=True))
         (normed,) = model.forward_intermediates(x, indices=[-1], norm=True, intermediates_only=True)
         torch.testing.assert_close(normed, final)
 
-        early, (first,) = model.forward_intermediates(x, indices=[0], stop_early=True)
-        assert torch.equal(first, maps[0]) and torch.equal(early, maps[0])
-        late, (first,) = model.forward_intermediates(x, indices=[0])
+        early, (second,) = model.forward_intermediates(x, indices=[1], stop_early=True)
+        assert torch.equal(second, maps[1]) and torch.equal(early, maps[1])
+        late, (second,) = model.forward_intermediates(x, indices=[1])
         torch.testing.assert_close(late, final)
-        assert torch.equal(first, maps[0])
+        assert torch.equal(second, maps[1])
     with pytest.raises(ValueError, match='must be "NCHW", not "NLC"'):
         model.forward_intermediates(x, output_fmt="NLC")
     with pytest.raises((AssertionError, ValueError)):
@@ -136,9 +148,9 @@ def test_features_only(name, out_indices):
 
 def test_pruning_keeps_what_is_asked_for(name):
     x = images(64, 64)
-    for indices, prune_norm, prune_head in (([1], False, True), ([3], True, False), (1, False, False)):
+    for indices, prune_norm, prune_head in (([1], False, True), ([-1], True, False), (1, False, False)):
         model = timm.create_model(name, num_classes=5).eval()
-        width = model.num_features
+        width, last = model.num_features, len(model.feature_info) - 1
         with torch.inference_mode():
             want = model.forward_intermediates(x, indices=indices, intermediates_only=True)
         kept = model.prune_intermediate_layers(indices, prune_norm, prune_head)
@@ -146,8 +158,11 @@ def test_pruning_keeps_what_is_asked_for(name):
             got = model.forward_intermediates(x, indices=kept, intermediates_only=True)
             out = model(x)
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-        assert len(model.stages) == max(kept) + 1
-        assert isinstance(model.norm, nn.Identity) or not (prune_norm or max(kept) < 3)
+        module = model.feature_info[max(kept)]["module"]
+        if module.startswith("stages."):
+            assert f"stages.{len(model.stages) - 1}" == module
+        norm = getattr(model, "norm", nn.Identity())
+        assert isinstance(norm, nn.Identity) or not (prune_norm or max(kept) < last)
         if prune_head or model.num_features != width:
             assert out.ndim == 4 and out.shape[1] == model.num_features
         else:
@@ -156,6 +171,8 @@ def test_pruning_keeps_what_is_asked_for(name):
 
 @pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax"])
 def test_head(name, pool):
+    if (name, pool) == ("test_davit", "catavgmax"):
+        pytest.skip("timm's head of DaViT has no such pooling")
     model = timm.create_model(name, num_classes=5, in_chans=1, global_pool=pool).eval()
     x = images(64, 64, chans=1)
     with torch.inference_mode():
@@ -165,7 +182,8 @@ def test_head(name, pool):
         model.reset_classifier(0)
         assert torch.equal(model(x), pre)
         model.reset_classifier(0, "")
-        assert model(x).shape == (2, model.num_features, 2, 2)
+        unpooled = model(x)
+        assert unpooled.ndim == 4 and unpooled.shape[:2] == (2, model.num_features)
         model.reset_classifier(7, "avg")
         assert model(x).shape == (2, 7) and model.num_classes == 7 and not model.head.training
         bare = timm.create_model(name, num_classes=0, global_pool="").eval()
@@ -190,7 +208,7 @@ def test_every_parameter_learns_and_checkpointing_changes_nothing(name):
     model.load_state_dict(state)
     model.set_grad_checkpointing()
     calls = []
-    model.stages[0].blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
+    model.get_submodule(blocks(model)[0][0]).register_forward_pre_hook(lambda *_: calls.append(1))
     checkpointed = float64_gradients(model, x)
     assert len(calls) == 2, "run once forward, once again backward"
     assert checkpointed.keys() == plain.keys()
@@ -217,16 +235,16 @@ def test_layer_decay_grows_from_stem_to_head(name):
     groups = param_groups_layer_decay(model, layer_decay=0.5)
     scale = {name_of[p]: g["lr_scale"] for g in groups for p in g["params"]}
     layers = ["stem."]
-    for i, stage in enumerate(model.stages):
-        layers += [f"stages.{i}.downsample.", *(f"stages.{i}.blocks.{j}." for j in range(len(stage.blocks)))]
-    scales = [{v for n, v in scale.items() if n.startswith(layer)} for layer in (*layers, "norm.", "head.")]
+    for i, paths in enumerate(blocks(model)):
+        layers += [f"stages.{i}.downsample.", *(f"{path}." for path in paths)]
+    scales = [{v for n, v in scale.items() if n.startswith(layer)} for layer in (*layers, "norm.", "final_", "head.")]
     scales = [s for s in scales if s]
     assert sum(len(s) for s in scales) == len(scales), "one rate per layer"
     assert scales == sorted(scales, key=min) and scales[-1] == {1.0}
-    assert len(set(scale.values())) >= sum(len(stage.blocks) for stage in model.stages) + 2
+    assert len(set(scale.values())) >= sum(map(len, blocks(model))) + 2
     assert scale.keys() == set(name_of.values())
     coarse = model.group_matcher(coarse=True)
-    assert coarse.keys() == {"stem", "blocks"} and isinstance(coarse["blocks"], str)
+    assert coarse.keys() == {"stem", "blocks"} and r"stages\.(\d+)\." not in str(coarse["blocks"])
 
 
 def test_a_misspelled_argument_is_an_error(name):
@@ -252,8 +270,8 @@ def test_copies_and_pickles(name):
     x = images(64, 64)
     with torch.inference_mode():
         want = model(x)
-        assert torch.equal(copy.deepcopy(model)(x), want)
-        assert torch.equal(pickle.loads(pickle.dumps(model))(x), want)
+        torch.testing.assert_close(copy.deepcopy(model)(x), want)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), want)
 
 
 def test_runs_on_a_device_it_was_not_made_on(name):
@@ -387,13 +405,13 @@ def test_loads_its_own_weights_in_any_wrapper(name, saved):
         model, file = saved(wrap)
         x = images(64, 64)
         with torch.inference_mode():
-            assert torch.equal(loaded(name, file).eval()(x), model(x))
+            torch.testing.assert_close(loaded(name, file).eval()(x), model(x))
 
 
 def test_missing_extra_and_misshapen_entries_are_all_listed(name, saved):
     def damage(state):
         keys = [k for k in state if k.endswith("weight")]
-        state = dict(state, **{keys[1]: state[keys[1]][..., :1].repeat_interleave(3, -1)}, foreign=torch.zeros(1))
+        state = dict(state, **{keys[1]: state[keys[1]][..., :1].repeat_interleave(5, -1)}, foreign=torch.zeros(1))
         del state[keys[0]], state[keys[-2]]
         damage.keys = keys
         return state

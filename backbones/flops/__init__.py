@@ -5,7 +5,9 @@ They are those of convolutions, linear layers and matrix products, attention inc
 is listed. An op of this package costs what its definition multiplies, whichever implementation runs.
 """
 
+import importlib
 import math
+import pkgutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from .. import ops
-from ..ops.aggregated_attention import multiply_adds as _aggregated_attention
 
 KINDS = "convolution", "linear", "attention", "other"
 
@@ -120,14 +121,24 @@ def _missing() -> dict:
     return {packet: _sdpa for packet in packets if packet not in flop_registry}
 
 
-@register_flop_formula(torch.ops.backbones.aggregated_attention)
-def _aggregated_attention_forward(*shapes, out_shape=None, **kwargs) -> int:
-    return 2 * _aggregated_attention(*shapes)
+def _register(op: str, multiply_adds: Callable[..., int]) -> None:
+    """Formulas of an operator of ours and of its backward pass, whose last arguments are the forward pass's."""
+    forward, backward = getattr(torch.ops.backbones, op), getattr(torch.ops.backbones, f"{op}_backward")
+    inputs = len(forward.default._schema.arguments)
+
+    @register_flop_formula(forward)
+    def _(*shapes, out_shape=None, **kwargs) -> int:
+        return 2 * multiply_adds(*shapes)
+
+    @register_flop_formula(backward)
+    def _(*shapes, out_shape=None, **kwargs) -> int:
+        return 4 * multiply_adds(*shapes[-inputs:])  # two products for each of the forward pass
 
 
-@register_flop_formula(torch.ops.backbones.aggregated_attention_backward)
-def _aggregated_attention_backward(grad: tuple, normaliser: tuple, *shapes, out_shape=None, **kwargs) -> int:
-    return 4 * _aggregated_attention(*shapes)  # two products for each of the forward pass
+for _op in pkgutil.iter_modules(ops.__path__):
+    _module = importlib.import_module(f"{ops.__name__}.{_op.name}")
+    if hasattr(_module, "multiply_adds"):
+        _register(_op.name, _module.multiply_adds)
 
 
 def _kind(operator: Any) -> str:

@@ -42,12 +42,15 @@ def multiply_adds(q: tuple, k: tuple, v: tuple, *_) -> int:
 
 def reference(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     H, W = q.shape[1:3]
-    rows = torch.einsum("byxnd,byjnd->byxnj", q, k)
-    cols = torch.einsum("byxnd,bjxnd->byxnj", q, k)
+    by_row, by_col = (0, 1, 3, 2, 4), (0, 2, 3, 1, 4)  # (B, H, N, W, D) and (B, W, N, H, D)
+    back = 0, 3, 1, 2, 4
+    rows = (scale * q.permute(by_row) @ k.permute(by_row).mT).permute(by_row)
+    cols = (scale * q.permute(by_col) @ k.permute(by_col).mT).permute(back)
     own = torch.eye(H, dtype=torch.bool, device=q.device)[:, None, None]  # which the row has
-    attn = torch.cat([scale * rows, (scale * cols).masked_fill(own, float("-inf"))], -1)
-    rows, cols = attn.softmax(-1).split([W, H], -1)
-    return torch.einsum("byxnj,byjne->byxne", rows, v) + torch.einsum("byxnj,bjxne->byxne", cols, v)
+    attn = torch.cat([rows, cols.masked_fill(own, float("-inf"))], -1)
+    rows, cols = attn.softmax(-1).split([W, H], -1)  # (B, H, W, N, ...)
+    in_row = (rows.permute(by_row) @ v.permute(by_row)).permute(by_row)
+    return in_row + (cols.permute(by_col) @ v.permute(by_col)).permute(back)
 
 
 @in_float32

@@ -243,8 +243,9 @@ def _save(ctx, inputs: tuple, output: Tensor) -> None:
 
 
 def _differentiate(ctx, grad: Tensor) -> tuple:
-    *grads, dbias = _backward(grad, *ctx.saved_tensors, *ctx.settings)
-    return *grads, None if ctx.saved_tensors[3] is None else dbias, None, None, None
+    q, k, v, bias = ctx.saved_tensors
+    *grads, dbias = _backward(grad, q, k, v, bias, *ctx.settings)
+    return *grads, None if bias is None else dbias, None, None, None
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)

@@ -1,0 +1,68 @@
+"""What tests/test_ops.py cannot know of the op: thin maps, chunks, extreme logits, that it keeps no attention map."""
+
+import importlib
+import itertools
+
+import pytest
+import torch
+from test_ops import with_gradients
+
+from backbones.ops import criss_cross_attention
+
+op = importlib.import_module("backbones.ops.criss_cross_attention")
+
+
+@pytest.mark.parametrize("impl", ["lines", "reference"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (4, 3)])
+def test_every_pixel_sees_its_row_and_column_and_itself_once(size, impl):
+    H, W = size
+    q, k, v = torch.randn(3, 1, H, W, 2, 4, dtype=torch.float64)
+    got = criss_cross_attention(q, k, v, scale=0.7, impl=impl)
+    for y, x in itertools.product(range(H), range(W)):
+        keys = list(dict.fromkeys([(y, j) for j in range(W)] + [(i, x) for i in range(H)]))
+        assert len(keys) == H + W - 1
+        weights = torch.stack([0.7 * (q[0, y, x] * k[0, i, j]).sum(-1) for i, j in keys], -1).softmax(-1)
+        want = (weights[..., None] * torch.stack([v[0, i, j] for i, j in keys], 1)).sum(1)
+        torch.testing.assert_close(got[0, y, x], want)
+
+
+@pytest.mark.parametrize("weights", [1, 100])
+@pytest.mark.parametrize("case", op.SMALL, ids=str)
+def test_chunks_of_any_size_give_the_same(case, weights, monkeypatch):
+    args = op.inputs(**case, dtype=torch.float64)
+    grad = torch.randn_like(args[2])
+    want = with_gradients(op.reference, args, grad)
+    monkeypatch.setitem(op.WEIGHTS_OF_A_CHUNK, "cpu", weights)
+    for a, b in zip(with_gradients(op.lines, args, grad), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("where", ["row", "column"])
+def test_a_pixel_that_outshines_all_others_is_finite(where):
+    q, k, v = torch.randn(3, 1, 5, 6, 1, 4)
+    q[0, 2, 3], k[0, 2, 0] = 1e3, 1e3
+    if where == "column":
+        q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
+    got, want = (with_gradients(run, [q, k, v, 1.0], torch.ones_like(v)) for run in (op.lines, op.reference))
+    for a, b in zip(got, want, strict=True):
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b)
+
+
+def test_shapes_that_do_not_fit_are_errors():
+    q = torch.randn(1, 4, 5, 2, 8)
+    with pytest.raises(ValueError, match=r"q \(1, 4, 5, 2, 8\), k \(1, 4, 5, 2, 4\), v .* are not maps"):
+        criss_cross_attention(q, q[..., :4], q)
+    with pytest.raises(ValueError, match="are not maps"):
+        criss_cross_attention(q[0], q[0], q[0])
+
+
+def test_no_attention_map_is_kept_for_the_backward_pass():
+    q, k, v = torch.randn(3, 1, 40, 40, 1, 2).requires_grad_().unbind(0)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        criss_cross_attention(q, k, v, impl="lines")
+        ours = sum(saved)
+        saved.clear()
+        criss_cross_attention(q, k, v, impl="reference")
+    assert ours < 40 * 40 * 20 < 40 * 40 * 80 < sum(saved)
