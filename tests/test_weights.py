@@ -654,7 +654,7 @@ def test_records_of_checkpoints_are_complete(name):
         if facts["classes"] is not None:
             assert ImageNetInfo(facts["classes"]).num_classes() == facts["num_classes"]
     for facts in record.get("dense", {}).values():
-        assert facts["task"] in TASKS and facts["method"] and facts["dataset"] and facts["input_size"]
+        assert facts["task"] in TASKS and facts["method"] and facts["dataset"] and "input_size" in facts
     assert not record["weights"].keys() & record.get("dense", {}).keys()
 
 
