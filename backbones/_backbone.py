@@ -1,9 +1,11 @@
 """What timm asks of a hierarchical backbone, written once for every family."""
 
+import contextlib
 import pickle
 import re
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -15,8 +17,15 @@ from timm.models import (
     resolve_pretrained_cfg,
 )
 from timm.models._features import feature_take_indices
+from timm.models._hub import check_cached_file
+from timm.models._pretrained import PretrainedCfg
 from timm.models._registry import _deprecated_models
 from torch import Tensor, nn
+
+from ._fit import classifier_keys, differences, head_keys, in_own_keys, out_norms
+
+if TYPE_CHECKING:
+    from .weights.sources import Source
 
 MIN_SIZE = 32
 
@@ -257,23 +266,36 @@ def register_family(
             pretrained: bool = False,
             pretrained_cfg: str | dict | None = None,
             pretrained_cfg_overlay: dict | None = None,
+            img_size: int | tuple[int, int] | None = None,
             **kwargs,
         ) -> nn.Module:
-            cfg = resolve_pretrained_cfg(target, pretrained_cfg, pretrained_cfg_overlay)
-            if pretrained and not cfg.has_weights:
-                raise ValueError(_no_direct_link(name, cfg.origin_url))
-            load = _StrictLoader(remap, headless=kwargs.get("features_only", False))
+            overlay = dict(pretrained_cfg_overlay or {})
+            headless = kwargs.get("features_only", False)
+            unknown = isinstance(pretrained_cfg, str) and f"{target}.{pretrained_cfg}" not in weights
+            dense = _dense_source(target, pretrained_cfg) if unknown else None
+            if dense:
+                if pretrained and not headless:
+                    raise ValueError(f"{dense.name} is a backbone without classifier: add features_only=True")
+                pretrained_cfg = None
+            cfg = resolve_pretrained_cfg(target, pretrained_cfg, overlay)
+            if pretrained and not isinstance(pretrained_cfg, dict) and not _SOURCES & overlay.keys():
+                overlay |= _where_to_load(dense or _source(target, cfg))
+                cfg = resolve_pretrained_cfg(target, pretrained_cfg, overlay)
+            if img_size is not None:  # every size runs; this is what timm's data pipeline is told
+                overlay["input_size"] = (cfg.input_size[0], *_sides(img_size))
+            load = _StrictLoader(remap, headless)
             try:
-                return build_model_with_cfg(
-                    model,
-                    target,
-                    pretrained,
-                    pretrained_cfg=pretrained_cfg,
-                    pretrained_cfg_overlay=pretrained_cfg_overlay,
-                    pretrained_filter_fn=load,
-                    feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
-                    **{**arch, **kwargs},
-                )
+                with _safe_globals(pretrained):
+                    return build_model_with_cfg(
+                        model,
+                        target,
+                        pretrained,
+                        pretrained_cfg=pretrained_cfg,
+                        pretrained_cfg_overlay=overlay,
+                        pretrained_filter_fn=load,
+                        feature_cfg=dict(out_indices=out_indices, feature_cls="getter"),
+                        **{**arch, **kwargs},
+                    )
             except (OSError, EOFError, RuntimeError, LookupError, pickle.UnpicklingError) as error:
                 if not (pretrained and cfg.file):
                     raise
@@ -303,11 +325,55 @@ def rename_keys(state_dict: dict, *rules: tuple[str, str | Callable[[re.Match], 
     return {rename(key): value for key, value in state_dict.items()}
 
 
-def _no_direct_link(name: str, page: str | None) -> str:
-    how = 'pass pretrained_cfg_overlay=dict(file="PATH")'
-    if page:
-        return f"the weights of {name} have no direct link: download them from {page} and {how}"
-    return f"no weights of {name} were published; to load a file of your own, {how}"
+_SOURCES = {"file", "url", "state_dict", "hf_hub_id"}  # where timm can be told to load from
+
+
+def _source(model: str, cfg: PretrainedCfg) -> "Source":
+    """The published checkpoint of a timm cfg, with what the catalogue knows of it."""
+    from .weights.sources import Source, sources
+
+    tag = cfg.tag or ""
+    known = {source.tag: source for source in sources(model)}
+    return known.get(tag) or Source(model, tag, dict(url=cfg.url, download_page=None if cfg.url else cfg.origin_url))
+
+
+def _dense_source(model: str, tag: str) -> "Source | None":
+    from .weights.sources import sources
+
+    return next((source for source in sources(model) if source.dense and source.tag == tag), None)
+
+
+def _where_to_load(source: "Source") -> dict:
+    """timm's overlay for weights: the file in our cache, or the direct link, which timm itself downloads."""
+    from huggingface_hub import constants
+
+    from .weights import cache
+    from .weights.sources import by_hand
+    from .weights.transfer import offline
+
+    if path := cache.find(source.name):
+        return dict(file=str(path))
+    if not source.url:
+        raise ValueError(by_hand(source))
+    if constants.HF_HUB_OFFLINE and not check_cached_file(source.url):
+        raise ValueError(offline(source))
+    return dict(url=source.url) if source.dense else {}
+
+
+def _sides(img_size: int | tuple[int, int]) -> tuple[int, int]:
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 2 or min(sides) < MIN_SIZE:
+        raise ValueError(f"img_size={img_size} must be one side or (height, width) of at least {MIN_SIZE} pixels")
+    return sides
+
+
+def _safe_globals(pretrained: bool) -> contextlib.AbstractContextManager:
+    """What torch may meet in old checkpoints while timm reads one."""
+    if not pretrained:
+        return contextlib.nullcontext()
+    from .weights.read import SAFE_GLOBALS
+
+    return torch.serialization.safe_globals(SAFE_GLOBALS)
 
 
 class _StrictLoader:
@@ -317,18 +383,16 @@ class _StrictLoader:
         self.remap, self.headless = remap, headless
 
     def __call__(self, state_dict: dict, model: nn.Module) -> dict:
-        own, cfg = model.state_dict(), model.pretrained_cfg
-        if strange := [key for key, value in state_dict.items() if not torch.is_tensor(value)]:
-            raise ValueError(f"the checkpoint holds no state dict: {strange[0]!r} is {type(state_dict[strange[0]])}")
-        official = self.remap(state_dict, model)
-        if len(official.keys() & own.keys()) > len(state_dict.keys() & own.keys()):
-            state_dict = official
-        # counted since 2018 only, and unused with the momentum that every family has
-        counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
-        state_dict = counters | state_dict
+        from .weights import importing, read
 
-        head = {f"{cfg['classifier']}.weight", f"{cfg['classifier']}.bias"}
-        rows = {len(state_dict[key]) for key in head & state_dict.keys()}
+        own, cfg = model.state_dict(), model.pretrained_cfg
+        name = cfg["architecture"]
+        checkpoint = read.unwrap(state_dict)
+        if checkpoint.dense and not self.headless:
+            raise ValueError(f"the checkpoint is that of a detector or segmentor: load {name} with features_only=True")
+        tensors = in_own_keys(checkpoint.tensors, own, model, self.remap)
+        head = classifier_keys(model)
+        rows = {len(tensors[key]) for key in head & tensors.keys()}
         problems = [
             f"it has {n} classes, its cfg says {cfg['num_classes']}: add num_classes={n} to pretrained_cfg_overlay"
             for n in rows - {cfg["num_classes"] + (cfg.get("label_offset") or 0)}
@@ -338,19 +402,16 @@ class _StrictLoader:
         if model.in_chans != cfg["input_size"][0]:
             convs = cfg["first_conv"]  # timm adapts them
             ignored = ignored | {f"{conv}.weight" for conv in ([convs] if isinstance(convs, str) else convs)}
-        shapes = [
-            f"{key} {tuple(state_dict[key].shape)}, not {tuple(own[key].shape)}"
-            for key in own
-            if key in state_dict and key not in ignored and state_dict[key].shape != own[key].shape
-        ]
-        for what, keys in (
-            ("missing", own.keys() - state_dict.keys() - ignored),
-            ("unexpected", state_dict.keys() - own.keys() - ignored),
-            ("wrong shape", shapes),
-        ):
-            if keys:
-                problems.append(f"{what} ({len(keys)}): {', '.join(sorted(keys))}")
+        if checkpoint.dense:
+            norms = out_norms(tensors, own)
+            tensors = {key: value for key, value in tensors.items() if key not in norms}
+            ignored = ignored | head_keys(own) | {k for k in own if k.startswith("norm.") and k not in tensors}
+        if found := differences(tensors, own, ignored):
+            problems += found
+            others = [other for other in importing.recognise.recognise(checkpoint) if other != name]
+            if others:
+                problems.insert(0, f"it is that of {' or '.join(others)}")
         if problems:
-            name = cfg["architecture"]
             raise ValueError(f"the checkpoint does not fit {name}:\n" + "\n".join(problems))
-        return state_dict
+        counters = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+        return counters | tensors

@@ -15,10 +15,15 @@ Every fact comes from `zoo_weights/<family>.json`, where <family> is the name of
             url, host, file, sha256
             download_page    only where `url` is no direct link: a person fetches the file there
             dataset, num_classes, input_size, crop_pct, interpolation, mean, std
+            classes          the names of the classes, in order: a subset of timm.data.ImageNetInfo
             crop_mode        only where it is not "center"
             top1             published, in %
             params, gmacs    only where they are not the record's: another classifier or size
             note             only where there is something to say of this file
+        dense            tag -> checkpoint of a detector or segmentor on this backbone (may be absent):
+            task, method, dataset, input_size
+            url, host, file, sha256, download_page, note     as above
+            sha256_prefix    only where the name of the file has the beginning of its hash
         published        results in print: task, dataset, input_size, pretraining, method, params_M, flops_G,
                          top1 (mCE for ImageNet-C), box_mAP, mask_mAP, mIoU (those the task has), throughput,
                          source, note
@@ -31,6 +36,7 @@ import difflib
 import functools
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +60,7 @@ class ModelInfo:
     input_size: int  # pixels a side
     top1: float | None  # published, in %
     weights: dict[str, dict[str, Any]]  # tag -> url, host, file, sha256, dataset, preprocessing
+    dense: dict[str, dict[str, Any]]  # tag -> checkpoint of a detector or segmentor: url, host, file, sha256, task
     published: list[dict[str, Any]]  # results on classification, detection, segmentation, with their sources
     note: str | None
 
@@ -66,6 +73,7 @@ class ModelInfo:
             "size": f"{self.params / 1e6:.1f} M parameters, {self.gmacs:.2f} GMACs at {size} x {size}",
             "top-1": "not published" if self.top1 is None else f"{self.top1}% at {size} x {size}, published",
             "weights": "\n           ".join(map(self._where, self.weights)) or "none published",
+            "dense": ", ".join(self.dense),
             "results": ", ".join(f"{sum(r['task'] == task for r in self.published)} {task}" for task in tasks),
             "note": self.note,
         }
@@ -120,7 +128,7 @@ def info(name: str) -> ModelInfo:
     if tag and tag not in weights:
         raise ValueError(f'{model} has no weights "{tag}"; there are {", ".join(weights) or "none"}')
     of_weights = {key: value for key, value in weights.get(tag, {}).items() if key != "note"}
-    facts = dict(top1=_top1(record)) | family | record | of_weights
+    facts = dict(top1=_top1(record), dense={}) | family | record | of_weights
     fields = {key: value for key, value in facts.items() if key in ModelInfo.__dataclass_fields__}
     return ModelInfo(**copy.deepcopy(fields) | dict(name=model, tag=tag))
 
@@ -142,6 +150,11 @@ def _families() -> dict[str, str]:
     loaded = {name.removeprefix(package): module for name, module in sys.modules.items() if name.startswith(package)}
     timms = {name: family for family, module in loaded.items() for name in getattr(module, "TIMM_MODELS", ())}
     return ours | timms
+
+
+def remaps() -> dict[str, Callable[[dict, Any], dict]]:
+    """Every model of the zoo, those of timm's that it takes in included -> `remap` of its family's module."""
+    return {name: sys.modules[f"{__package__}.{family}"].remap for name, family in _families().items()}
 
 
 @functools.cache

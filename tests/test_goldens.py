@@ -1,10 +1,12 @@
 """Every golden of official classifiers, in float64: outputs, input gradients, features, training losses.
 
 A golden is `goldens/<name>.json` + `.npz` (goldens/README.md says how they were made). Its weights become a file with
-the official keys that `timm.create_model(pretrained=True)` loads, so `remap` and the strict loader are tested too.
+the official keys that `weights.import_file` recognises and converts, and that `timm.create_model(pretrained=True)`
+loads directly, so `remap` and the strict loader are tested too.
 """
 
 import json
+import shutil
 import zlib
 from itertools import takewhile
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import backbones
+from backbones import weights
 
 FOLDER = Path(__file__).parent / "goldens"
 ALL = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
@@ -47,15 +50,52 @@ def name_of(golden: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory):
+def official(tmp_path_factory):
+    """The official file of a golden."""
+    folder = tmp_path_factory.mktemp("official")
+
+    def official(name: str) -> Path:
+        file = folder / f"{name}.pth"
+        if not file.exists():
+            torch.save({"model": official_state_dict(GOLDENS[name])}, file)
+        return file
+
+    yield official
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def load(official):
     def load(name: str) -> nn.Module:
-        golden = GOLDENS[name]
-        file = tmp_path_factory.mktemp("golden") / "official.pth"
-        torch.save(official_state_dict(golden), file)
-        model = timm.create_model(name_of(name), pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
-        return model.eval().double()
+        overlay = dict(file=str(official(name)))
+        return timm.create_model(name_of(name), pretrained=True, pretrained_cfg_overlay=overlay).eval().double()
 
     return load
+
+
+@pytest.fixture(scope="module")
+def load_imported(official, load, tmp_path_factory):
+    """The model with what `weights.import_file` makes of the golden's official file."""
+    folder = tmp_path_factory.mktemp("cache")
+
+    def load_imported(name: str) -> nn.Module:
+        model = backbones._backbone.ALIASES.get(name_of(name), name_of(name))
+        if model not in backbones._catalogue._families():
+            return load(name)  # a model that is only timm's
+        file = official(name)
+        fits = weights.recognise(weights.checkpoint(file))
+        assert model in fits
+        tags = sum(not source.dense for fit in fits for source in weights.sources(fit))
+        entry, path = weights.import_file(file, weights.source(model).name if tags > 1 else None)
+        assert entry.model == model
+        known = model in timm.list_models() and timm.model_entrypoint(model).__module__.startswith("backbones.")
+        overlay = {} if known else dict(file=str(path))
+        return timm.create_model(entry.model, pretrained=True, pretrained_cfg_overlay=overlay).eval().double()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BACKBONES_CACHE", str(folder))
+        yield load_imported
+    shutil.rmtree(folder)
 
 
 def noise(seed: int, shape) -> Tensor:
@@ -102,8 +142,8 @@ CASES = [(name, "x".join(map(str, run["size"]))) for name, golden in GOLDENS.ite
 
 
 @pytest.mark.parametrize("name, size", CASES)
-def test_outputs_gradients_and_features(name, size, load):
-    golden, model = GOLDENS[name], load(name)
+def test_outputs_gradients_and_features(name, size, load_imported):
+    golden, model = GOLDENS[name], load_imported(name)
     (entry,) = (run for run in golden["forward"] if "x".join(map(str, run["size"])) == size)
     values = np.load(FOLDER / f"{name}.npz")
 

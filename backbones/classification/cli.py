@@ -4,8 +4,10 @@ import logging
 import sys
 from collections.abc import Callable
 
+RESUME = "interrupted; run.resume=true goes on from the last complete checkpoint"
 
-def run(main: Callable[[], int | None]) -> None:
+
+def run(main: Callable[[], int | None], interrupted: str = RESUME) -> None:
     """Exit status 2 and `error: ...` for a ValueError or an OSError, 130 when interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -17,5 +19,5 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; run.resume=true goes on from the last complete checkpoint", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(130)
