@@ -1,6 +1,7 @@
 """What timm asks of a hierarchical backbone, written once for every family."""
 
 import contextlib
+import functools
 import pickle
 import re
 import sys
@@ -13,13 +14,14 @@ from timm.models import (
     build_model_with_cfg,
     checkpoint_seq,
     generate_default_cfgs,
+    list_pretrained,
     register_model,
     resolve_pretrained_cfg,
 )
 from timm.models._features import feature_take_indices
 from timm.models._hub import check_cached_file
 from timm.models._pretrained import PretrainedCfg
-from timm.models._registry import _deprecated_models
+from timm.models._registry import _deprecated_models, _model_entrypoints
 from torch import Tensor, nn
 
 from ._fit import classifier_keys, differences, head_keys, in_own_keys, out_norms
@@ -243,10 +245,10 @@ def register_family(
 
     `variants` maps names to constructor arguments. `weights` maps tags (`name.tag`) to timm pretrained cfgs: `url`
     where a direct link exists, else `origin_url`, the page where a person finds the file; a variant's name without a
-    tag is the cfg of one that has no weights. `aliases` maps the official
-    long names to ours; timm creates them, and its listings show each model once. `remap` turns an official state dict
-    into one with our keys and leaves unknown keys as they are. `first_conv` is timm's cfg entry: the
-    convolutions of the image. `out_indices` are the maps that `features_only` gives.
+    tag is the cfg of one that has no weights. `aliases` maps the official long names to ours; timm creates them, and
+    its listings show each model once. `remap` turns an official state dict into one with our keys and leaves unknown
+    keys as they are. `first_conv` is timm's cfg entry: the convolutions of the image. `out_indices` are the maps that
+    `features_only` gives.
     """
     module = sys.modules[model.__module__]
     common = dict(
@@ -312,6 +314,67 @@ def register_family(
         _deprecated_models[alias] = name  # timm's listings leave these out
     ALIASES.update(aliases)
     return entrypoints
+
+
+def adopt(names: tuple[str, ...]) -> None:
+    """Lets timm's own models load what those of the zoo load: official files, and what lies in our cache.
+
+    timm's entrypoints stay what builds them. A checkpoint from a file is read safely and compared strictly first.
+    """
+    for name in names:
+        _model_entrypoints[name] = _adopted(name, _model_entrypoints[name])
+
+
+def _adopted(name: str, entrypoint: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    @functools.wraps(entrypoint)
+    def build(
+        pretrained: bool = False,
+        pretrained_cfg: str | dict | None = None,
+        pretrained_cfg_overlay: dict | None = None,
+        **kwargs,
+    ) -> nn.Module:
+        overlay = dict(pretrained_cfg_overlay or {})
+        if pretrained and not isinstance(pretrained_cfg, dict):
+            dense = None
+            if pretrained_cfg and f"{name}.{pretrained_cfg}" not in list_pretrained(f"{name}.*"):
+                dense = _dense_source(name, pretrained_cfg)
+            if dense:
+                if not kwargs.get("features_only", False):
+                    raise ValueError(f"{dense.name} is a backbone without classifier: add features_only=True")
+                pretrained_cfg = None
+            if not _SOURCES & overlay.keys():
+                overlay |= _in_cache(dense or _source(name, resolve_pretrained_cfg(name, pretrained_cfg, overlay)))
+            if file := overlay.pop("file", None):
+                overlay["state_dict"] = _fitting(file, name)
+        return entrypoint(
+            pretrained=pretrained, pretrained_cfg=pretrained_cfg, pretrained_cfg_overlay=overlay or None, **kwargs
+        )
+
+    return build
+
+
+def _in_cache(source: "Source") -> dict:
+    """timm's overlay for weights in our cache; none for those that timm finds by itself."""
+    from .weights import cache
+    from .weights.sources import by_hand
+
+    if path := cache.find(source.name):
+        return dict(file=str(path))
+    if source.dense:
+        how = f"run `python -m backbones.weights download {source.name}` first" if source.url else by_hand(source)
+        raise ValueError(how)
+    return {}
+
+
+def _fitting(file: str, name: str) -> dict[str, Tensor]:
+    """The tensors of a file in the keys of timm's model `name`. Raises ValueError if they do not fit."""
+    from .weights import importing, matching, read
+
+    checkpoint = read.checkpoint(file)
+    tensors, problems = matching.compare(checkpoint, name)
+    if problems:
+        raise ValueError(f"the checkpoint does not fit {name}:\n{importing.misfit(checkpoint, name)}")
+    return {key: value for key, value in tensors.items() if key not in out_norms(tensors, matching.keys(name))}
 
 
 def rename_keys(state_dict: dict, *rules: tuple[str, str | Callable[[re.Match], str]]) -> dict:
@@ -383,7 +446,7 @@ class _StrictLoader:
         self.remap, self.headless = remap, headless
 
     def __call__(self, state_dict: dict, model: nn.Module) -> dict:
-        from .weights import importing, read
+        from .weights import matching, read
 
         own, cfg = model.state_dict(), model.pretrained_cfg
         name = cfg["architecture"]
@@ -408,7 +471,7 @@ class _StrictLoader:
             ignored = ignored | head_keys(own) | {k for k in own if k.startswith("norm.") and k not in tensors}
         if found := differences(tensors, own, ignored):
             problems += found
-            others = [other for other in importing.recognise.recognise(checkpoint) if other != name]
+            others = [other for other in matching.recognise(checkpoint) if other != name]
             if others:
                 problems.insert(0, f"it is that of {' or '.join(others)}")
         if problems:

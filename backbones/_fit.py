@@ -28,7 +28,7 @@ def head_keys(own: Collection[str]) -> set[str]:
     return {key for key in own if key.startswith("head.")}
 
 
-def out_norms(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> set[str]:
+def out_norms(tensors: dict[str, Tensor], own: Collection[str]) -> set[str]:
     """Keys of what detectors and segmentors add to a backbone: norms of the maps that it gives."""
     return {key for key, value in tensors.items() if key not in own and value.ndim < 2 and _OUT_NORM.match(key)}
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import ops
 from ._accelerate import accelerate
-from ._backbone import Checked, register_family
+from ._backbone import Checked, adopt, register_family
 from .ops._maps import pad_to_multiple, tiles
 
 
@@ -110,3 +110,4 @@ CFGS = {
 }
 
 globals().update(register_family(DaViT, VARIANTS, CFGS, remap, {}, first_conv="stem.conv"))
+adopt(TIMM_MODELS)

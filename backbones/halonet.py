@@ -13,7 +13,7 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg, LayerFn, Self
 from torch import Tensor, nn
 
 from . import ops
-from ._backbone import Checked, register_family
+from ._backbone import Checked, adopt, register_family
 
 
 class HaloAttention(HaloAttn):
@@ -148,3 +148,4 @@ CFGS = {
 globals().update(
     register_family(HaloNet, VARIANTS, CFGS, remap, {}, first_conv="stem.conv1.conv", out_indices=(0, 1, 2, 3, 4))
 )
+adopt(TIMM_MODELS)

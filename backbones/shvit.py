@@ -5,10 +5,9 @@ Official code: https://github.com/ysj9909/SHViT @ 6a729cc, MIT. The models are t
 checkpoints load. `timm.utils.reparameterize_model` folds their batch norms for deployment.
 """
 
-from timm.models import shvit as timm_shvit
 from torch import nn
 
-from ._backbone import rename_keys
+from ._backbone import adopt, rename_keys
 
 TIMM_MODELS = "shvit_s1", "shvit_s2", "shvit_s3", "shvit_s4"
 
@@ -26,11 +25,4 @@ def remap(state_dict: dict, model: nn.Module) -> dict:
     )
 
 
-_timm_filter = timm_shvit.checkpoint_filter_fn
-
-
-def _load(state_dict: dict, model: nn.Module) -> dict:
-    return remap(_timm_filter(state_dict, model), model)
-
-
-timm_shvit.checkpoint_filter_fn = _load  # timm's own leaves the official layout as it is and then cannot load it
+adopt(TIMM_MODELS)

@@ -86,11 +86,9 @@ def load_imported(official, load, tmp_path_factory):
         fits = weights.recognise(weights.checkpoint(file))
         assert model in fits
         tags = sum(not source.dense for fit in fits for source in weights.sources(fit))
-        entry, path = weights.import_file(file, weights.source(model).name if tags > 1 else None)
+        entry, _ = weights.import_file(file, weights.source(model).name if tags > 1 else None)
         assert entry.model == model
-        known = model in timm.list_models() and timm.model_entrypoint(model).__module__.startswith("backbones.")
-        overlay = {} if known else dict(file=str(path))
-        return timm.create_model(entry.model, pretrained=True, pretrained_cfg_overlay=overlay).eval().double()
+        return timm.create_model(entry.model, pretrained=True).eval().double()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BACKBONES_CACHE", str(folder))

@@ -345,6 +345,37 @@ def test_archives_that_unpack_to_too_much_are_refused(tmp_path):
         weights.checkpoint(huge)
 
 
+def test_timms_own_models_load_what_was_imported(tmp_path):
+    model = tiny("shvit_s1")
+    with pytest.raises(ValueError, match=r"shvit_s4 with features_only=True|run `python -m backbones.weights download"):
+        timm.create_model("shvit_s4.coco_mask_rcnn_1x", pretrained=True, features_only=True)
+    weights.import_file(saved(tmp_path, {"model": model.state_dict()}))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(tiny("shvit_s1", pretrained=True)(x), model(x))
+        torch.testing.assert_close(tiny("shvit_s1.in1k", pretrained=True)(x), model(x))
+        adapted = tiny("shvit_s1", pretrained=True, num_classes=3, in_chans=1)
+        assert adapted(x[:, :1]).shape == (1, 3)
+
+
+def test_timms_own_models_take_the_backbone_of_a_detector(tmp_path):
+    state = {f"backbone.{key}": value for key, value in tiny("shvit_s4").state_dict().items() if "head" not in key}
+    file = saved(tmp_path, {"state_dict": state | {"rpn_head.rpn_conv.weight": torch.zeros(1)}})
+    entry, _ = weights.import_file(file, "shvit_s4.coco_mask_rcnn_1x")
+    assert entry.dense
+    with pytest.raises(ValueError, match="is a backbone without classifier: add features_only=True"):
+        timm.create_model("shvit_s4.coco_mask_rcnn_1x", pretrained=True)
+    features = timm.create_model("shvit_s4.coco_mask_rcnn_1x", pretrained=True, features_only=True)
+    got = features.state_dict()["stages_2.blocks.0.conv.m.c.weight"]
+    assert torch.equal(got, state["backbone.stages.2.blocks.0.conv.m.c.weight"])
+
+
+def test_timms_own_models_refuse_another_models_file_with_both_names(tmp_path):
+    file = saved(tmp_path, tiny("shvit_s2").state_dict())
+    with pytest.raises(ValueError, match="does not fit shvit_s1:\nit is that of shvit_s2"):
+        timm.create_model("shvit_s1", pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
+
+
 @pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".hidden", "/x"])
 def test_nothing_leaves_the_folder(name):
     with pytest.raises(ValueError, match="is no name of a file"):

@@ -8,8 +8,8 @@ from .cache import find, folder, imported
 from .check import top1, verify
 from .hub import export
 from .importing import convert, import_file
+from .matching import compare, recognise
 from .read import Checkpoint, checkpoint
-from .recognise import compare, recognise
 from .sources import Source, by_hand, source, sources
 from .transfer import download, fetch
 

@@ -14,8 +14,6 @@ import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
-
 import backbones
 from backbones import weights
 from backbones.classification import cli
@@ -115,11 +113,6 @@ def _import(args: argparse.Namespace) -> None:
 
 def _call(entry: weights.Source) -> str:
     features = ", features_only=True" if entry.dense else ""
-    if not timm.model_entrypoint(entry.model).__module__.startswith(
-        "backbones."
-    ):  # timm's own entrypoint does not look into our cache
-        features += f', pretrained_cfg_overlay=dict(file="{cache.find(entry.name)}")'
-        return f'timm.create_model("{entry.model}", pretrained=True{features})'
     return f'timm.create_model("{entry.name}", pretrained=True{features})'
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import cache, read, recognise
+from . import cache, matching, read
 from .sources import Source, source, sources
 
 
@@ -41,7 +41,7 @@ def convert(
     published = entry.facts.get("sha256") or entry.facts.get("sha256_prefix") or ""
     if not digest.startswith(published):
         raise ValueError(f"{path} is not the published file of {entry.name}: sha256 {digest}, published {published}")
-    tensors, _ = recognise.compare(checkpoint, entry.model)
+    tensors, _ = matching.compare(checkpoint, entry.model)
     if entry.dense:
         tensors = {f"backbone.{key}": value for key, value in tensors.items()}
     facts = dict(
@@ -57,8 +57,8 @@ def convert(
 
 def misfit(checkpoint: read.Checkpoint, name: str) -> str:
     """Why a checkpoint does not fit model `name`: another that it fits, or the differences."""
-    others = recognise.recognise(checkpoint)
-    problems = recognise.compare(checkpoint, name)[1]
+    others = matching.recognise(checkpoint)
+    problems = matching.compare(checkpoint, name)[1]
     return f"it is that of {' or '.join(others)}" if others else "\n".join(map(_shortened, problems))
 
 
@@ -66,13 +66,13 @@ def _decide(path: str | Path, checkpoint: read.Checkpoint, digest: str, model: s
     """The one source that the checkpoint can be."""
     if model:
         wanted = source(model)
-        if recognise.compare(checkpoint, wanted.model)[1]:
+        if matching.compare(checkpoint, wanted.model)[1]:
             raise ValueError(f"{path} does not fit {wanted.model}: {misfit(checkpoint, wanted.model)}")
         fits = [wanted.model]
     else:
-        fits = recognise.recognise(checkpoint)
+        fits = matching.recognise(checkpoint)
     if not fits:
-        near = recognise.nearest(checkpoint)
+        near = matching.nearest(checkpoint)
         if near is None:
             raise ValueError(f"{path} fits no model of the zoo; its first keys are {list(checkpoint.tensors)[:4]}")
         name, problems = near
@@ -82,7 +82,7 @@ def _decide(path: str | Path, checkpoint: read.Checkpoint, digest: str, model: s
 
     found, counted = [], {}
     for name in fits:
-        counted[name] = recognise.classes(recognise.compare(checkpoint, name)[0], name)
+        counted[name] = matching.classes(matching.compare(checkpoint, name)[0], name)
         found += [entry for entry in sources(name) if _can_be(entry, checkpoint, counted[name])]
     if model and "." in model:
         if wanted in found:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import timm
 import torch
@@ -22,6 +22,11 @@ def _skeleton(name: str) -> tuple[nn.Module, dict[str, Tensor], Callable[[dict, 
     with torch.device("meta"):
         model = timm.create_model(name)
     return model, model.state_dict(), _catalogue.remaps()[name]
+
+
+def keys(name: str) -> Collection[str]:
+    """Of the state dict of model `name`."""
+    return _skeleton(name)[1].keys()
 
 
 def compare(checkpoint: Checkpoint, name: str) -> tuple[dict[str, Tensor], list[str]]:
