@@ -26,6 +26,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.5",
             "ruff==0.17.5",
+            "setuptools>=77",  # builds natten
         ],
     },
 )

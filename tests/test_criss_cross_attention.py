@@ -66,3 +66,24 @@ def test_no_attention_map_is_kept_for_the_backward_pass():
         saved.clear()
         criss_cross_attention(q, k, v, impl="reference")
     assert ours < 40 * 40 * 20 < 40 * 40 * 80 < sum(saved)
+
+
+def peak_bytes(run, *args) -> int:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run(*args)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    events.sort(key=lambda e: e.start_ns())
+    return max(itertools.accumulate(e.nbytes() for e in events))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_peak_memory_is_at_most_half_of_two_products_and_a_map(training):
+    """At 97 x 97 and 64 channels, queries and keys of 8, as one of CCNet's modules has them."""
+    args = [t.clone().requires_grad_(training) for t in torch.randn(1, 97, 97, 1, 80).split([8, 8, 64], -1)]
+
+    def step(run):
+        out = run(*args, 1.0)
+        if training:
+            out.sum().backward()
+
+    assert 0 < peak_bytes(step, op.lines) <= 0.5 * peak_bytes(step, op.reference)

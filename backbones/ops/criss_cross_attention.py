@@ -59,7 +59,7 @@ def lines(*args) -> Tensor:
     return _forward(*args)[0]
 
 
-WEIGHTS_OF_A_CHUNK = dict(cpu=2**19, gpu=2**26)
+WEIGHTS_OF_A_CHUNK = dict(cpu=2**18, gpu=2**26)
 
 
 class _Lines:
