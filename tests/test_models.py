@@ -1,7 +1,9 @@
 """The contract with timm and the promises beyond it, for every registered model."""
 
 import copy
+import inspect
 import pickle
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -22,7 +24,15 @@ from backbones._backbone import ALIASES, MIN_SIZE
 MODELS = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("backbones.")]
 TINY = [n for n in MODELS if n.startswith("test_")]
 PUBLISHED = [n for n in MODELS if n not in TINY]
-IMPLS = sorted({name for module in OPS.values() for name in module.IMPLS})
+
+
+def implementations(name: str) -> list[str]:
+    """Of the operators that the model's family calls."""
+    source = inspect.getsource(sys.modules[timm.models.model_entrypoint(name).__module__])
+    return sorted({impl for op, module in OPS.items() if f"ops.{op}(" in source for impl in module.IMPLS})
+
+
+IMPLS = [(name, impl) for name in TINY for impl in implementations(name)]
 
 
 @pytest.fixture(params=TINY)
@@ -359,7 +369,7 @@ def test_exports_with_a_dynamic_batch(name):
 
 @pytest.mark.parametrize("scale", [1, 1000])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("name, impl", IMPLS)
 def test_trains_under_autocast(name, impl, dtype, scale):
     model = timm.create_model(name).train()
     with torch.autocast("cpu", dtype), backbones.ops.prefer(impl):
