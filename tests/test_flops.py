@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 from test_models import TINY
-from test_ops import OPS
+from test_ops import OPS, is_float
 from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
@@ -97,6 +97,20 @@ def test_formulas_are_what_references_multiply(op):
         with FlopCounterMode(display=False) as counter:
             out.sum().backward()
         assert counter.get_total_flops() == 4 * module.multiply_adds(*shapes)
+
+
+@pytest.mark.parametrize("op", [op for op, module in OPS.items() if hasattr(module, "multiply_adds")])
+def test_operators_of_ours_count_by_their_formulas(op):
+    module = OPS[op]
+    for case in module.SMALL:
+        args = [a.requires_grad_() if is_float(a) else a for a in module.inputs(**case)]
+        want = module.multiply_adds(*(tuple(a.shape) if torch.is_tensor(a) else a for a in args))
+        with flops.counter() as counter:
+            out = module._forward(*args)
+        assert counter.get_total_flops() == 2 * want
+        with flops.counter() as counter:
+            (out[0] if isinstance(out, tuple) else out).sum().backward()
+        assert counter.get_total_flops() == 4 * want
 
 
 @pytest.mark.parametrize("path", BY_HAND, ids=lambda path: path.stem)
