@@ -8,7 +8,7 @@ from torch import nn
 
 
 def accelerate(model: nn.Module) -> dict[str, type[nn.Module]]:
-    """Lets every module of `model` that is a class of timm's which an operator of ours computes exactly do so.
+    """Puts the modules of timm's in `model` that our operators compute exactly onto these operators.
 
     In place: parameters, state dict, hooks and mode stay, and so do the numbers, up to rounding; maps of any size are
     then accepted. Weights of convolutions become channels_last, the layout of maps between our operators.
