@@ -5,7 +5,7 @@ import functools
 import pickle
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -273,11 +273,10 @@ def register_family(
         ) -> nn.Module:
             overlay = dict(pretrained_cfg_overlay or {})
             headless = kwargs.get("features_only", False)
-            unknown = isinstance(pretrained_cfg, str) and f"{target}.{pretrained_cfg}" not in weights
-            dense = _dense_source(target, pretrained_cfg) if unknown else None
+            dense = _dense_source(target, pretrained_cfg, weights)
             if dense:
                 if pretrained and not headless:
-                    raise ValueError(f"{dense.name} is a backbone without classifier: add features_only=True")
+                    raise _no_classifier(dense)
                 pretrained_cfg = None
             cfg = resolve_pretrained_cfg(target, pretrained_cfg, overlay)
             if pretrained and not isinstance(pretrained_cfg, dict) and not _SOURCES & overlay.keys():
@@ -335,12 +334,10 @@ def _adopted(name: str, entrypoint: Callable[..., nn.Module]) -> Callable[..., n
     ) -> nn.Module:
         overlay = dict(pretrained_cfg_overlay or {})
         if pretrained and not isinstance(pretrained_cfg, dict):
-            dense = None
-            if pretrained_cfg and f"{name}.{pretrained_cfg}" not in list_pretrained(f"{name}.*"):
-                dense = _dense_source(name, pretrained_cfg)
+            dense = _dense_source(name, pretrained_cfg, list_pretrained(f"{name}.*") if pretrained_cfg else ())
             if dense:
                 if not kwargs.get("features_only", False):
-                    raise ValueError(f"{dense.name} is a backbone without classifier: add features_only=True")
+                    raise _no_classifier(dense)
                 pretrained_cfg = None
             if not _SOURCES & overlay.keys():
                 overlay |= _in_cache(dense or _source(name, resolve_pretrained_cfg(name, pretrained_cfg, overlay)))
@@ -400,10 +397,17 @@ def _source(model: str, cfg: PretrainedCfg) -> "Source":
     return known.get(tag) or Source(model, tag, dict(url=cfg.url, download_page=None if cfg.url else cfg.origin_url))
 
 
-def _dense_source(model: str, tag: str) -> "Source | None":
+def _dense_source(model: str, tag: str | dict | None, classifiers: Collection[str]) -> "Source | None":
+    """The detector's or segmentor's checkpoint that a tag names, if it is none of the `classifiers` (`model.tag`)."""
+    if not isinstance(tag, str) or f"{model}.{tag}" in classifiers:
+        return None
     from .weights.sources import sources
 
     return next((source for source in sources(model) if source.dense and source.tag == tag), None)
+
+
+def _no_classifier(source: "Source") -> ValueError:
+    return ValueError(f"{source.name} is a backbone without classifier: add features_only=True")
 
 
 def _where_to_load(source: "Source") -> dict:

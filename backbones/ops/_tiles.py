@@ -22,9 +22,7 @@ def on_map(x: Tensor) -> Tensor:
 
 def gather(x: Tensor, tiles: list[Tile]) -> Tensor:
     """Tiles of one size of (B, N, H, W, D): (B, tiles, N, tokens, D)."""
-    first = x[(..., *tiles[0], slice(None))]
-    out = torch.stack([x[(..., *tile, slice(None))] for tile in tiles], 1) if len(tiles) > 1 else first[:, None]
-    return out.flatten(3, 4)
+    return torch.stack([x[(..., *tile, slice(None))] for tile in tiles], 1).flatten(3, 4)
 
 
 def put(x: Tensor, tiles: list[Tile], values: Tensor) -> None:

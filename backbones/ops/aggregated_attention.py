@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
+from ._tiles import zeros_like
 
 
 def aggregated_attention(
@@ -208,7 +209,7 @@ def _backward(
     rows: Tensor,
     cols: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grads = tuple(map(_zeros_like, (q, k, v, pooled_k, pooled_v, extra, local_bias, pooled_bias)))
+    grads = tuple(map(zeros_like, (q, k, v, pooled_k, pooled_v, extra, local_bias, pooled_bias)))
     dq, dk, dv, dpooled_k, dpooled_v, dextra, dlocal_bias, dpooled_bias = grads
     index = _index(rows, cols, pooled_bias)
     taps = local_bias.shape[1]
@@ -239,10 +240,6 @@ def _backward(
         dbias = dpooled.sum(0).flatten(1)
         dpooled_bias.view(len(dbias), -1).index_add_(1, index[band.rows].flatten(), dbias)
     return grads
-
-
-def _zeros_like(x: Tensor) -> Tensor:
-    return torch.zeros_like(x, memory_format=torch.contiguous_format)
 
 
 @_forward.register_fake
