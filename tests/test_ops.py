@@ -32,7 +32,7 @@ def with_gradients(fn, args, grad):
     return out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("op, name, case", CASES)
 def test_values_and_gradients(op, name, case, dtype):
     module = OPS[op]
