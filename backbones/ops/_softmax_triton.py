@@ -1,5 +1,6 @@
 """What the attention kernels share: tiles of maps, the online softmax and its gradient.
 
+Offsets inside one image are 32 bits wide, which spares registers; images are addressed by 64 bits.
 Logits are in base 2 (multiplied by log2 e), so that weights are exp2 of them, and -inf where a query has no such key.
 The gradient with respect to natural logits is weight * (d weight - delta), delta the weighted mean of d weight, which is
 grad . out (FlashAttention-2, https://arxiv.org/abs/2307.08691, section 3.1).
@@ -18,26 +19,28 @@ LN2 = tl.constexpr(0.6931471805599453)
 def load_rows(X, strides, b, y, x, n, inside, D: tl.constexpr, BD: tl.constexpr):
     """Tokens (y, x) of head n of image b of a map: (tokens, BD), zeros where they are not `inside` and beyond D."""
     d = tl.arange(0, BD)
-    row = b * strides[0] + y * strides[1] + x * strides[2] + n * strides[3]
-    return tl.load(X + row[:, None] + d, inside[:, None] & (d < D), 0.0)
+    X += b.to(tl.int64) * strides[0]
+    row = y * strides[1] + x * strides[2] + n * strides[3]
+    return tl.load(X + (row[:, None] + d), inside[:, None] & (d < D), 0.0)
 
 
 @triton.jit
 def store_rows(X, strides, b, y, x, n, values, inside, D: tl.constexpr, BD: tl.constexpr):
     d = tl.arange(0, BD)
-    row = b * strides[0] + y * strides[1] + x * strides[2] + n * strides[3]
-    tl.store(X + row[:, None] + d, values.to(X.dtype.element_ty), inside[:, None] & (d < D))
+    X += b.to(tl.int64) * strides[0]
+    row = y * strides[1] + x * strides[2] + n * strides[3]
+    tl.store(X + (row[:, None] + d), values.to(X.dtype.element_ty), inside[:, None] & (d < D))
 
 
 @triton.jit
 def load_scalars(X, strides, b, y, x, n, inside):
     """Of a map (B, H, W, N): (tokens,)."""
-    return tl.load(X + b * strides[0] + y * strides[1] + x * strides[2] + n * strides[3], inside, 0.0)
+    return tl.load(X + b.to(tl.int64) * strides[0] + (y * strides[1] + x * strides[2] + n * strides[3]), inside, 0.0)
 
 
 @triton.jit
 def store_scalars(X, strides, b, y, x, n, values, inside):
-    tl.store(X + b * strides[0] + y * strides[1] + x * strides[2] + n * strides[3], values, inside)
+    tl.store(X + b.to(tl.int64) * strides[0] + (y * strides[1] + x * strides[2] + n * strides[3]), values, inside)
 
 
 @triton.jit
@@ -70,22 +73,21 @@ def softmax_gradient(s, lse, delta, grad, v, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def _row_dots(A, B, OUT, sa, sb, H, W, N, rows, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
-    n, x, y, b = row % N, row // N % W, row // N // W % H, row // N // W // H
-    inside = row < rows
+def _row_dots(A, B, OUT, sa, sb, W, N, rows, blocks, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr):
+    b, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    row = block * BR + tl.arange(0, BR)  # of the image
+    y, x, n, inside = row // N // W, row // N % W, row % N, row < rows
     left = load_rows(A, sa, b, y, x, n, inside, D, BD).to(tl.float32)
     right = load_rows(B, sb, b, y, x, n, inside, D, BD).to(tl.float32)
-    tl.store(OUT + row, tl.sum(left * right, 1), inside)
+    tl.store(OUT + b.to(tl.int64) * rows + row, tl.sum(left * right, 1), inside)
 
 
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Products of maps (B, H, W, N, D) over channels, (B, H, W, N) in float32: delta, of grad and out."""
     B, H, W, N, D = a.shape
-    out = a.new_empty(a.shape[:-1], dtype=torch.float32)
-    rows, block = out.numel(), 64
-    grid = (triton.cdiv(rows, block),)
-    _row_dots[grid](a, b, out, a.stride(), b.stride(), H, W, N, rows, D, block, lanes(D))
+    out, block = a.new_empty(a.shape[:-1], dtype=torch.float32), 64
+    blocks = triton.cdiv(H * W * N, block)
+    _row_dots[(B * blocks,)](a, b, out, a.stride(), b.stride(), W, N, H * W * N, blocks, D, block, lanes(D))
     return out
 
 

@@ -28,7 +28,7 @@ from ._softmax_triton import (
 def _corner(window, geometry):
     """Image, and the map's row and column of the first token, of a window."""
     H, W, h, w, interval, across, per_image = geometry
-    b = (window // per_image).to(tl.int64)
+    b = window // per_image
     inside = window % per_image
     shift, block = inside % (interval * interval), inside // (interval * interval)
     y = block // across * h * interval + shift // interval
@@ -50,8 +50,8 @@ def _logits(q, k, BIAS, n, tq, tk, on_q, on_k, scale, tokens, BIASED: tl.constex
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2E)
     both = on_q[:, None] & on_k[None, :]
     if BIASED:
-        cell = (n * tokens + tq[:, None]) * tokens + tk[None, :]
-        s += tl.load(BIAS + cell, both, 0.0).to(tl.float32) * LOG2E
+        cell = tq[:, None] * tokens + tk[None, :]
+        s += tl.load(BIAS + n * tokens * tokens + cell, both, 0.0).to(tl.float32) * LOG2E
     return tl.where(both, s, float("-inf"))
 
 
@@ -59,6 +59,7 @@ def _logits(q, k, BIAS, n, tq, tk, on_q, on_k, scale, tokens, BIASED: tl.constex
 def _forward(
     Q, K, V, BIAS, OUT, LSE, sq, sk, sv, so, sl, geometry, N, scale,
     D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     n, tokens = tl.program_id(0) % N, geometry[2] * geometry[3]
     b, y0, x0 = _corner(tl.program_id(0) // N, geometry)
@@ -66,7 +67,7 @@ def _forward(
     q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
     peak = tl.full([BLOCK], float("-inf"), tl.float32)
     total, acc = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK, BD], tl.float32)
-    for start in range(0, tokens, BLOCK):
+    for start in range(0, BLOCK if WHOLE else tokens, BLOCK):
         tk, yk, xk, on_k = _tokens(start, y0, x0, geometry, BLOCK)
         k = load_rows(K, sk, b, yk, xk, n, on_k, D, BD)
         v = load_rows(V, sv, b, yk, xk, n, on_k, D, BD)
@@ -83,14 +84,14 @@ def _backward_of_keys(
     D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Of k and v; of q too if a block is a WHOLE window."""
+    """Of k and v; of q too if a block holds a WHOLE window."""
     n, tokens = tl.program_id(0) % N, geometry[2] * geometry[3]
     b, y0, x0 = _corner(tl.program_id(0) // N, geometry)
     tk, yk, xk, on_k = _tokens(tl.program_id(1) * BLOCK, y0, x0, geometry, BLOCK)
     k = load_rows(K, sk, b, yk, xk, n, on_k, D, BD)
     v = load_rows(V, sv, b, yk, xk, n, on_k, D, BD)
     dk, dv = tl.zeros([BLOCK, BD], tl.float32), tl.zeros([BLOCK, BD], tl.float32)
-    for start in range(0, tokens, BLOCK):
+    for start in range(0, BLOCK if WHOLE else tokens, BLOCK):
         tq, yq, xq, on_q = _tokens(start, y0, x0, geometry, BLOCK)
         q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
         grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, D, BD)
@@ -112,6 +113,7 @@ def _backward_of_keys(
 def _backward_of_queries(
     Q, K, V, BIAS, GRAD, LSE, DELTA, DQ, sq, sk, sv, sg, sl, so, geometry, N, scale,
     D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     n, tokens = tl.program_id(0) % N, geometry[2] * geometry[3]
     b, y0, x0 = _corner(tl.program_id(0) // N, geometry)
@@ -121,7 +123,7 @@ def _backward_of_queries(
     lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
     delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
     dq = tl.zeros([BLOCK, BD], tl.float32)
-    for start in range(0, tokens, BLOCK):
+    for start in range(0, BLOCK if WHOLE else tokens, BLOCK):
         tk, yk, xk, on_k = _tokens(start, y0, x0, geometry, BLOCK)
         k = load_rows(K, sk, b, yk, xk, n, on_k, D, BD)
         v = load_rows(V, sv, b, yk, xk, n, on_k, D, BD)
@@ -165,16 +167,22 @@ PROGRAMS = 1024  # to sum a bias: a few for each of the 108 to 132 multiprocesso
 def _settings(q: Tensor, bias: Tensor | None, window: tuple[int, int], interval: int) -> tuple:
     """The kernels' geometry, number of windows, and constants.
 
-    Windows have 49 to a few hundred tokens: a block holds one whole up to 64 (backward then needs one pass), and with
-    blocks of 64 x 64 four warps keep weights and sums of 64 channels in registers; wider heads take eight.
+    A block of 64 holds most windows (49 to 64 tokens) whole, and then nothing loops. Exact products of float32 keep
+    their operands in registers: smaller blocks, more warps.
     """
     B, H, W, N, D = q.shape
     h, w = window
     down, across = triton.cdiv(H, h * interval), triton.cdiv(W, w * interval)
     per_image = down * across * interval * interval
-    block = min(64, lanes(h * w))
-    constants = dict(D=D, BIASED=bias is not None, PRECISION=precision(q), BLOCK=block, BD=lanes(D))
-    constants |= dict(num_warps=8 if block * lanes(D) > 64 * 64 else 4 if block == 64 else 2, num_stages=2)
+    exact = q.dtype == torch.float32
+    block = min((16 if D > 64 else 32) if exact else 64, lanes(h * w))
+    whole = h * w <= block
+    if exact or D > 64 or (bias is not None and not whole):
+        warps = 8
+    else:
+        warps = max(1, block // 16)
+    constants = dict(D=D, BIASED=bias is not None, PRECISION=precision(q), BLOCK=block, BD=lanes(D), WHOLE=whole)
+    constants |= dict(num_warps=warps, num_stages=1 if exact else 2)
     return (H, W, h, w, interval, across, per_image), B * per_image, constants
 
 
@@ -213,14 +221,14 @@ def backward(
     tokens, block = window[0] * window[1], constants["BLOCK"]
     blocks = triton.cdiv(tokens, block)
     grid, rest = (windows * N, blocks), (*strides, dq.stride(), geometry, N, scale)
-    _backward_of_keys[grid](*inputs, dq, dk, dv, *rest, **constants, WHOLE=blocks == 1)
+    _backward_of_keys[grid](*inputs, dq, dk, dv, *rest, **constants)
     if blocks > 1:
         _backward_of_queries[grid](*inputs, dq, *rest, **constants)
     if bias is None:
         return dq, dk, dv, q.new_empty(0)
     chunk = triton.cdiv(windows, max(1, PROGRAMS // (N * blocks**2)))
     parts = q.new_empty(triton.cdiv(windows, chunk), N, tokens, tokens, dtype=torch.float32)
-    constants.pop("BIASED")
+    constants = {name: value for name, value in constants.items() if name not in ("BIASED", "WHOLE")}
     grid = len(parts) * N, blocks**2
     _backward_of_bias[grid](*inputs, parts, *strides, geometry, N, scale, windows, chunk, **constants)
     return dq, dk, dv, parts.sum(0).to(bias.dtype)
