@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
 
@@ -283,7 +284,10 @@ def _natten_refuses(
     return None if bias is None else "has no bias since natten 0.20"
 
 
+ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, SymInt[2] kernel_size, SymInt[2] dilation, float scale"
+
 IMPLS = implementations(
+    triton=fused("neighborhood_attention", ARGUMENTS, gradients=4),  # has the bias; not yet measured against natten
     natten=Impl(natten, refuses=_natten_refuses, suits=lambda q, *args: q.is_cuda),
     tiled=Impl(tiled, suits=not_exporting),
     reference=Impl(reference),
