@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from ._impl import Impl
+from ._impl import Impl, not_exporting
 
 WIDEST_HEAD = 128
 
@@ -15,8 +15,8 @@ WIDEST_HEAD = 128
 def fused(op: str, arguments: str, gradients: int, widest_value: int = WIDEST_HEAD) -> Impl:
     """The implementation of `op` by the kernels in `<op>_triton.py`.
 
-    It registers backbones::<op>_triton and backbones::<op>_triton_backward. `arguments` is the op's positional signature
-    in torch's schema language; the first `gradients` of them are the tensors that have gradients, q, k and v first.
+    It registers backbones::<op>_triton and backbones::<op>_triton_backward. `arguments` is the op's positional
+    signature in torch's schema language; the first `gradients` of them are those with gradients, q, k and v first.
     The module's `forward(*args)` returns the output, shaped like q with v's channels, and the logarithm of the
     softmax's denominator, (B, H, W, N) in float32, base 2; `backward(grad, out, lse, *args)` the gradients, an empty
     tensor for an argument that is None. Its kernels read maps by their strides, but for the channels', which is 1.
@@ -65,6 +65,9 @@ def fused(op: str, arguments: str, gradients: int, widest_value: int = WIDEST_HE
 
     forward.register_autograd(differentiate, setup_context=save)
 
+    def suits(q: Tensor, *args) -> bool:
+        return q.is_cuda and not_exporting()
+
     def run(q: Tensor, k: Tensor, v: Tensor, *args) -> Tensor:
         args = [x.to(v.dtype) if torch.is_tensor(x) and x.ndim == 5 else x for x in args]
         return forward(q.to(v.dtype), k.to(v.dtype), v, *args)[0]
@@ -80,13 +83,16 @@ def fused(op: str, arguments: str, gradients: int, widest_value: int = WIDEST_HE
             return "takes no bfloat16 in Triton's interpreter, which multiplies it wrongly"
         if q.shape[-1] > WIDEST_HEAD or v.shape[-1] > widest_value:
             return f"takes at most {WIDEST_HEAD} channels a head ({widest_value} of values), not {q.shape[-1]}"
+        if any(_span(x) >= 2**31 for x in (q, k, v)):
+            return f"takes maps of less than 2**31 elements an image, not {tuple(q.shape[1:])} among others"
         return None
 
     return Impl(run, refuses, suits)
 
 
-def suits(q: Tensor, *args) -> bool:
-    return q.is_cuda and not torch.compiler.is_exporting()
+def _span(x: Tensor) -> int:
+    """From an image's first element to its last: kernels count them in 32 bits."""
+    return sum((n - 1) * stride for n, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
 
 
 def interpreted() -> bool:

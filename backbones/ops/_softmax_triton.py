@@ -2,8 +2,8 @@
 
 Offsets inside one image are 32 bits wide, which spares registers; images are addressed by 64 bits.
 Logits are in base 2 (multiplied by log2 e), so that weights are exp2 of them, and -inf where a query has no such key.
-The gradient with respect to natural logits is weight * (d weight - delta), delta the weighted mean of d weight, which is
-grad . out (FlashAttention-2, https://arxiv.org/abs/2307.08691, section 3.1).
+The gradient of natural logits is weight * (d weight - delta), delta the weighted mean of d weight, which is grad . out
+(FlashAttention-2, https://arxiv.org/abs/2307.08691, section 3.1).
 """
 
 import torch
@@ -16,7 +16,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_rows(X, strides, b, y, x, n, inside, D: tl.constexpr, BD: tl.constexpr):
+def load_rows(X, strides, b, y, x, n, inside, D, BD: tl.constexpr):
     """Tokens (y, x) of head n of image b of a map: (tokens, BD), zeros where they are not `inside` and beyond D."""
     d = tl.arange(0, BD)
     X += b.to(tl.int64) * strides[0]
@@ -25,7 +25,7 @@ def load_rows(X, strides, b, y, x, n, inside, D: tl.constexpr, BD: tl.constexpr)
 
 
 @triton.jit
-def store_rows(X, strides, b, y, x, n, values, inside, D: tl.constexpr, BD: tl.constexpr):
+def store_rows(X, strides, b, y, x, n, values, inside, D, BD: tl.constexpr):
     d = tl.arange(0, BD)
     X += b.to(tl.int64) * strides[0]
     row = y * strides[1] + x * strides[2] + n * strides[3]
@@ -85,7 +85,7 @@ def _row_dots(A, B, OUT, sa, sb, W, N, rows, blocks, D: tl.constexpr, BR: tl.con
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Products of maps (B, H, W, N, D) over channels, (B, H, W, N) in float32: delta, of grad and out."""
     B, H, W, N, D = a.shape
-    out, block = a.new_empty(a.shape[:-1], dtype=torch.float32), 64
+    out, block = a.new_empty(a.shape[:-1], dtype=torch.float32), max(1, min(64, 4096 // lanes(D)))
     blocks = triton.cdiv(H * W * N, block)
     _row_dots[(B * blocks,)](a, b, out, a.stride(), b.stride(), W, N, H * W * N, blocks, D, block, lanes(D))
     return out

@@ -107,8 +107,8 @@ IMPLS = implementations(
 
 SMALL = [
     dict(B=2, H=6, W=8, N=2, D=16, K=3, regions=(3, 2)),
-    dict(B=1, H=7, W=7, N=1, D=24, K=49, regions=(7, 7)),
-    dict(B=3, H=4, W=10, N=3, D=8, K=1, regions=(2, 5)),
+    dict(B=1, H=6, W=6, N=1, D=24, K=9, regions=(3, 3)),
+    dict(B=3, H=4, W=6, N=2, D=8, K=1, regions=(2, 3)),
     dict(B=1, H=18, W=16, N=1, D=8, K=2, regions=(2, 2)),  # a region of more than 64 tokens
 ]
 REAL = [  # BiFormer-T at 224, batch 4: stages 1, 2, 3

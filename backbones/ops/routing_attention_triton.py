@@ -26,7 +26,7 @@ from ._softmax_triton import (
 
 @triton.jit
 def _tokens(LIST, start, count, geometry, BLOCK: tl.constexpr):
-    """A block of the tokens of the regions in a list, from token `start` on: rows, columns, and whether there is one."""
+    """A block of the tokens of a list of regions, from token `start` on: rows, columns, and whether there is one."""
     h, w, across = geometry
     t = start + tl.arange(0, BLOCK)
     inside = t < count * h * w

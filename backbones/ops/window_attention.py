@@ -47,7 +47,7 @@ def window_attention(
 
 
 def multiply_adds(q: tuple, k: tuple, v: tuple, bias: tuple | None, window: tuple[int, int], interval: int, *_) -> int:
-    """Of arguments of these shapes: every query of every window, on the map or not, with, and for, its window's keys."""
+    """Of arguments of these shapes: every query of every window, also off the map, with, and for, its window's keys."""
     B, H, W, N, D = q
     h, w = window
     windows = -(-H // (h * interval)) * -(-W // (w * interval)) * interval**2

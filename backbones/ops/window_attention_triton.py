@@ -1,7 +1,7 @@
 """Kernels of window_attention: a program takes a block of queries (or keys) of one window and one head.
 
-Tokens are read where they lie on the map, so stripes, intervals and windows that overhang cost no copy. Nothing is added
-atomically: gradients do not depend on the order in which programs run.
+Tokens are read where they lie on the map, so stripes, intervals and windows that overhang cost no copy. Nothing is
+added atomically: gradients do not depend on the order in which programs run.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """What Triton's kernels need of a GPU's multiprocessor, by compiling them; no GPU is needed."""
 
 import importlib
+import pkgutil
 import re
 import subprocess
 import tempfile
@@ -26,6 +27,33 @@ class Kernel(NamedTuple):
     shared: int  # bytes a program
     spilled: int  # bytes a thread keeps in memory because registers do not suffice
     warps: int
+
+
+def ops() -> list[str]:
+    """Those that have Triton kernels."""
+    from .. import ops
+
+    names = (module.name for module in pkgutil.iter_modules(ops.__path__) if not module.name.startswith("_"))
+    return [name.removesuffix("_triton") for name in names if name.endswith("_triton")]
+
+
+def names(op: str) -> set[str]:
+    """Of the kernels that the op's passes launch: those whose name begins with _forward or _backward."""
+    from triton.runtime import JITFunction
+
+    launchers = importlib.import_module(f"backbones.ops.{op}_triton")
+    found = {name for name, value in vars(launchers).items() if isinstance(value, JITFunction)}
+    return {name for name in found if name.startswith(("_forward", "_backward"))}
+
+
+def report(op: str, dtype: str, target: int, small: bool = False, once: bool = False) -> list[Kernel]:
+    """The kernels for the op's REAL inputs, or its SMALL ones; `once`: only until each has been compiled."""
+    module = importlib.import_module(f"backbones.ops.{op}")
+    found: list[Kernel] = []
+    for case in module.SMALL if small else module.REAL:
+        if not once or names(op) - {kernel.kernel for kernel in found}:
+            found += compiled(op, case, dtype, target)
+    return found
 
 
 def compiled(op: str, case: dict, dtype: str, target: int) -> list[Kernel]:
