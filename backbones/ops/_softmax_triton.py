@@ -85,7 +85,7 @@ def _row_dots(A, B, OUT, sa, sb, W, N, rows, blocks, D: tl.constexpr, BR: tl.con
 def row_dots(a: Tensor, b: Tensor) -> Tensor:
     """Products of maps (B, H, W, N, D) over channels, (B, H, W, N) in float32: delta, of grad and out."""
     B, H, W, N, D = a.shape
-    out, block = a.new_empty(a.shape[:-1], dtype=torch.float32), max(1, min(64, 4096 // lanes(D)))
+    out, block = a.new_empty(a.shape[:-1], dtype=torch.float32), max(1, min(64, 2048 // lanes(D)))
     blocks = triton.cdiv(H * W * N, block)
     _row_dots[(B * blocks,)](a, b, out, a.stride(), b.stride(), W, N, H * W * N, blocks, D, block, lanes(D))
     return out
