@@ -31,7 +31,9 @@ def double(args):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """One small case an op, nothing compiled (half a minute a case), no kernels (slow where they are interpreted)."""
+    """One small case an op, nothing compiled (half a minute a case), no kernels (slow where they are interpreted), no
+    processes that measure memory."""
+    monkeypatch.setattr(measure.memory, "on_cpu", lambda *_, **__: 5.0)
     monkeypatch.setattr(measure.torch, "compile", lambda run, **_: run)
     monkeypatch.setattr(tool, "matmul_peak", lambda setup: 50.0)
     monkeypatch.setattr(tool, "copy_peak", lambda setup: 10.0)
@@ -130,7 +132,7 @@ def test_what_is_wrong_is_not_reported(fault, monkeypatch, capsys, quick):
     assert all(row.median for row in rows if row.impl == "reference")
 
 
-def test_a_model_whose_op_is_wrong_is_not_reported(monkeypatch):
+def test_a_model_whose_op_is_wrong_is_not_reported(monkeypatch, quick):
     module = OPS["neighborhood_attention"]
     for name in set(module.IMPLS) - {"reference"}:
         monkeypatch.setitem(module.IMPLS, name, Impl(lambda *args: 1.01 * module.reference(*args)))

@@ -304,36 +304,35 @@ def regions_by_index(q, k, v, index, regions, scale) -> Callable:
     size = q.shape[1:3]
     window = size[0] // regions[0], size[1] // regions[1]
     R, T = index.shape[1], window[0] * window[1]
-    if BLOCK % T:
-        raise ValueError(f"regions of {T} tokens do not divide Flex's blocks of {BLOCK}")
-    group = BLOCK // T  # regions of a block
-    blocks = -(-R // group)
-
-    @torch.compiler.disable  # compiled for the CPU with the rest, it gives wrong results (torch 2.15)
-    def made_of(index: Tensor) -> BlockMask:
-        chosen = index.new_zeros(index.shape[0], R, R, dtype=torch.bool).scatter_(2, index, True)
-        padding = blocks * group - R
-        by_block = F.pad(chosen, (0, padding, 0, padding)).unflatten(2, (blocks, group)).unflatten(1, (blocks, group))
-        whole = by_block.all(4).all(2)[:, None]  # (B, 1, blocks, blocks)
-        partial = by_block.any(4).any(2)[:, None] & ~whole
-        counts_and_order = [
-            t.int()
-            for m in (partial, whole)
-            for t in (m.sum(-1), m.int().argsort(dim=-1, descending=True, stable=True))
-        ]
-
-        def mask(b, n, i, j):
-            return chosen[b, i // T, j // T]
-
-        return BlockMask.from_kv_blocks(*counts_and_order, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(R * T, R * T))
+    blocks = -(-R * T // BLOCK)
+    region = torch.arange(blocks * BLOCK, device=q.device).view(blocks, BLOCK, 1) // T
+    tokens = (region == torch.arange(R, device=q.device)).sum(1).float()
 
     def run(q, k, v, index, *_) -> Tensor:
-        block_mask = made_of(index)
+        block_mask = region_blocks(index, tokens, T)
         q, k, v = (partition(t, window).unflatten(0, (-1, R)).flatten(1, 2).transpose(1, 2) for t in (q, k, v))
         out = _flex(q, k, v, None, block_mask, scale).transpose(1, 2).unflatten(1, (R, T)).flatten(0, 1)
         return unpartition(out, window, size)
 
     return run
+
+
+@torch.compiler.disable  # compiled for the CPU with the rest, it gives wrong results (torch 2.15)
+def region_blocks(index: Tensor, tokens: Tensor, T: int) -> BlockMask:
+    """Of tokens sorted by region, T each; `tokens`, (blocks, regions), says how many of a region are in a block."""
+    R = index.shape[1]
+    chosen = index.new_zeros(index.shape[0], R, R, dtype=torch.bool).scatter_(2, index, True)
+    pairs = (tokens @ chosen.float() @ tokens.T)[:, None]  # (B, 1, blocks, blocks): of tokens that meet
+    whole = pairs == BLOCK**2
+    partial = (pairs > 0) & ~whole
+    counts_and_order = [
+        t.int() for m in (partial, whole) for t in (m.sum(-1), m.int().argsort(dim=-1, descending=True, stable=True))
+    ]
+
+    def mask(b, n, i, j):
+        return chosen[b, i // T, j // T]
+
+    return BlockMask.from_kv_blocks(*counts_and_order, BLOCK_SIZE=BLOCK, mask_mod=mask, seq_lengths=(R * T, R * T))
 
 
 def channels_as_tokens(q, k, v, scale) -> Callable:
