@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._maps import pad_to_multiple
 from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
@@ -236,7 +237,16 @@ def _differentiate(ctx, grad: Tensor) -> tuple:
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 
-IMPLS = implementations(tiled=Impl(tiled, suits=not_exporting), reference=Impl(reference))
+ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor height_rel, Tensor width_rel, "
+    "SymInt block_size, SymInt halo_size, SymInt stride, float scale"
+)
+
+IMPLS = implementations(
+    triton=fused("halo_attention", ARGUMENTS, gradients=5),
+    tiled=Impl(tiled, suits=not_exporting),
+    reference=Impl(reference),
+)
 
 SMALL = [
     dict(B=2, H=4, W=8, N=2, D=8, E=4, block_size=4, halo_size=1, stride=1),

@@ -49,9 +49,9 @@ def _places(y0, x0, rows, cols, geometry, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _block(start, top, left, height, width, rows, cols, BLOCK: tl.constexpr):
+def _block(start, top, left, height, width, rows, cols, STEP: tl.constexpr):
     """Of a rectangle (height, width), the places from the start-th on: rows, columns, and which exist."""
-    t = start + tl.arange(0, BLOCK)
+    t = start + tl.arange(0, STEP)
     reciprocal = tl.full([], 0xFFFFFFFF, tl.uint32) // width.to(tl.uint32) + 1
     row = tl.umulhi(t.to(tl.uint32), reciprocal).to(tl.int32)  # t // width, as t * width < 2 ** 32
     y, x = top + row, left + t - row * width
@@ -84,16 +84,15 @@ def _queries_of(place, size, count, kernel):
 @triton.jit
 def _logits(q, k, BIAS, n, yq, xq, yk, xk, rows, cols, geometry, scale, BIASED: tl.constexpr, PRECISION: tl.constexpr):
     kh, kw = geometry[2], geometry[3]
-    yq, xq = tl.minimum(yq, rows - 1), tl.minimum(xq, cols - 1)  # queries that do not exist read no wrong bias
     y = yk[None, :] - _first(yq, rows, kh)[:, None]
     x = xk[None, :] - _first(xq, cols, kw)[:, None]
     sees = (y >= 0) & (y < kh) & (x >= 0) & (x < kw)
     s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2E)
     if BIASED:
         side = 2 * kw - 1
-        middle = (n * (2 * kh - 1) + kh - 1) * side + kw - 1
-        cell = (middle + yk * side + xk)[None, :] - (yq * side + xq)[:, None]
-        s += tl.load(BIAS + cell, sees, 0.0).to(tl.float32) * LOG2E
+        cell = (yk * side + xk)[None, :] - ((yq - kh + 1) * side + xq - kw + 1)[:, None]
+        cell = tl.minimum(tl.maximum(cell, 0), (2 * kh - 1) * side - 1)  # a mask would take more registers
+        s += tl.load(BIAS + n * (2 * kh - 1) * side + cell).to(tl.float32) * LOG2E
     return tl.where(sees, s, float("-inf"))
 
 
@@ -111,7 +110,8 @@ def _load_queries(
 @triton.jit
 def _forward(
     Q, K, V, BIAS, OUT, LSE, sq, sk, sv, so, sl, geometry, N, scale,
-    D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+    D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    BD: tl.constexpr,
 ):  # fmt: skip
     H, W, kh, kw, dh, dw, th, tw, down, across = geometry
     n = tl.program_id(0) % N
@@ -122,8 +122,8 @@ def _forward(
     left, width = _keys_of(x0, tw, cols, kw)
     peak = tl.full([BLOCK], float("-inf"), tl.float32)
     total, acc = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK, BD], tl.float32)
-    for start in range(0, height * width, BLOCK):
-        yk, xk, on_k = _block(start, top, left, height, width, rows, cols, BLOCK)
+    for start in range(0, height * width, STEP):
+        yk, xk, on_k = _block(start, top, left, height, width, rows, cols, STEP)
         k = load_rows(K, sk, b, yk * dh + ry, xk * dw + rx, n, on_k, D, BD)
         v = load_rows(V, sv, b, yk * dh + ry, xk * dw + rx, n, on_k, D, BD)
         s = _logits(q, k, BIAS, n, yq, xq, yk, xk, rows, cols, geometry, scale, BIASED, PRECISION)
@@ -136,7 +136,8 @@ def _forward(
 @triton.jit
 def _backward_of_queries(
     Q, K, V, BIAS, GRAD, LSE, DELTA, DQ, sq, sk, sv, sg, sl, so, geometry, N, scale,
-    D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+    D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    BD: tl.constexpr,
 ):  # fmt: skip
     H, W, kh, kw, dh, dw, th, tw, down, across = geometry
     n = tl.program_id(0) % N
@@ -146,8 +147,8 @@ def _backward_of_queries(
     top, height = _keys_of(y0, th, rows, kh)
     left, width = _keys_of(x0, tw, cols, kw)
     dq = tl.zeros([BLOCK, BD], tl.float32)
-    for start in range(0, height * width, BLOCK):
-        yk, xk, on_k = _block(start, top, left, height, width, rows, cols, BLOCK)
+    for start in range(0, height * width, STEP):
+        yk, xk, on_k = _block(start, top, left, height, width, rows, cols, STEP)
         k = load_rows(K, sk, b, yk * dh + ry, xk * dw + rx, n, on_k, D, BD)
         v = load_rows(V, sv, b, yk * dh + ry, xk * dw + rx, n, on_k, D, BD)
         s = _logits(q, k, BIAS, n, yq, xq, yk, xk, rows, cols, geometry, scale, BIASED, PRECISION)
@@ -159,7 +160,8 @@ def _backward_of_queries(
 @triton.jit
 def _backward_of_keys(
     Q, K, V, BIAS, GRAD, LSE, DELTA, DK, DV, sq, sk, sv, sg, sl, so, geometry, N, scale,
-    D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BD: tl.constexpr,
+    D: tl.constexpr, BIASED: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr,
+    BD: tl.constexpr,
 ):  # fmt: skip
     H, W, kh, kw, dh, dw, th, tw, down, across = geometry
     n = tl.program_id(0) % N
@@ -170,8 +172,8 @@ def _backward_of_keys(
     top, height = _queries_of(y0, th, rows, kh)
     left, width = _queries_of(x0, tw, cols, kw)
     dk, dv = tl.zeros([BLOCK, BD], tl.float32), tl.zeros([BLOCK, BD], tl.float32)
-    for start in range(0, height * width, BLOCK):
-        yq, xq, on_q = _block(start, top, left, height, width, rows, cols, BLOCK)
+    for start in range(0, height * width, STEP):
+        yq, xq, on_q = _block(start, top, left, height, width, rows, cols, STEP)
         q, grad, lse, delta = _load_queries(
             Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq * dh + ry, xq * dw + rx, n, on_q, D, BD
         )
@@ -252,7 +254,9 @@ def _settings(q: Tensor, bias: Tensor | None, kernel_size: tuple[int, int], dila
     exact = q.dtype == torch.float32
     block = (16 if D > 64 else 32) if exact else 64
     geometry, tiles = _geometry(q, kernel_size, dilation, block)
-    constants = dict(D=D, BIASED=bias is not None, PRECISION=precision(q), BLOCK=block, BD=lanes(D))
+    constants = dict(
+        D=D, BIASED=bias is not None, PRECISION=precision(q), BLOCK=block, STEP=min(block, 32), BD=lanes(D)
+    )
     constants |= dict(num_warps=8 if exact or D > 64 else 4, num_stages=1 if exact else 2)
     return geometry, tiles, constants
 
