@@ -7,9 +7,10 @@ import pytest
 import torch
 from close import assert_close_to
 from PIL import Image
+from torch.nn.attention.flex_attention import create_block_mask
 
 from backbones import benchmark
-from backbones.benchmark import measure, report, targets
+from backbones.benchmark import measure, report, rivals, targets
 from backbones.benchmark.rivals import RIVALS, _halos, _windows, dense
 from backbones.ops._impl import Impl
 from backbones.profiling import Setup
@@ -17,7 +18,7 @@ from backbones.profiling.measure import copy_peak, matmul_peak
 from tools import bench as tool
 
 OPS = benchmark.ops_by_name()
-MAKERS = [(op, rival) for op, rivals in RIVALS.items() for rival, make in rivals.items() if callable(make)]
+MAKERS = [(op, rival) for op, made in RIVALS.items() for rival, make in made.items() if callable(make)]
 UNCOMPILED = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
 
@@ -69,9 +70,21 @@ def test_the_recipes_that_only_flex_follows_have_the_right_gradients(op, recipe)
         assert_close_to(*triple, what=f"output {i}")
 
 
+@pytest.mark.parametrize("R, T", [(49, 16), (6, 72), (5, 128)])
+def test_blocks_of_regions_are_those_of_their_tokens(R, T):
+    q, index = torch.randn(2, R, T, 1, 8), torch.rand(2, R, R).topk(2).indices
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rivals, "_flex", lambda q, k, v, bias, block_mask, scale: seen.append(block_mask) or q)
+        RIVALS["routing_attention"]["flex"](q, q, q, index, (R, 1), 1.0)(q, q, q, index)
+    got, right = seen[0], create_block_mask(seen[0].mask_mod, 2, None, R * T, R * T, "cpu")
+    assert torch.equal(got.to_dense(), right.to_dense())
+    assert torch.equal(got.full_kv_num_blocks, right.full_kv_num_blocks)
+
+
 def test_every_op_has_rivals_or_reasons():
     assert set(RIVALS) == set(OPS)
-    assert all("flex" in rivals for rivals in RIVALS.values())
+    assert all("flex" in made for made in RIVALS.values())
 
 
 @UNCOMPILED

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from ..profiling.report import as_markdown, as_terminal
-from .measure import STEPS, Row
+from .measure import STEPS, YARDSTICK, Row
 from .targets import Verdict, geometric_mean
 
 HEADER = ["Case", "Step", "Implementation", "ms", "quartiles", "speed", "GMACs", "TFLOP/s", "of matmul", "GB/s"]
@@ -143,7 +143,7 @@ def draw(path: Path, rows: list[Row]) -> None:
     """Bars: speed relative to the reference, the geometric mean of the cases; lines from the lowest to the highest."""
     subjects = list(dict.fromkeys(row.subject for row in rows))
     impls = list(dict.fromkeys(row.impl for row in rows if row.impl != "reference"))
-    colours = {impl: plt.get_cmap("tab20")(i % 20) for i, impl in enumerate(impls)}
+    colours = {impl: plt.get_cmap("tab20")(i % 20) for i, impl in enumerate(impls)} | {YARDSTICK: "0.8"}
     bars = {
         (subject, step): {i: s for i in impls if (s := speeds(rows, subject, step, i))}
         for subject in subjects
