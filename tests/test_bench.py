@@ -80,6 +80,7 @@ def test_blocks_of_regions_are_those_of_their_tokens(R, T):
     got, right = seen[0], create_block_mask(seen[0].mask_mod, 2, None, R * T, R * T, "cpu")
     assert torch.equal(got.to_dense(), right.to_dense())
     assert torch.equal(got.full_kv_num_blocks, right.full_kv_num_blocks)
+    assert torch.equal(got.kv_num_blocks, right.kv_num_blocks)
 
 
 def test_every_op_has_rivals_or_reasons():
