@@ -1,8 +1,8 @@
 """Kernels of halo_attention: a program takes queries of one block, or a tile of keys, and one head.
 
-Keys are taken by rectangles of HEIGHT x WIDTH, both powers of two. Their relative logits are the sum of one number a row
-and one a column: the products of queries with a whole table, (queries, 2 w - 1), of which each query picks those from its
-own place on (tl.gather). Gradients go the way back. Keys that are not on the map are zeros, which costs no padded copy.
+Keys are taken by rectangles of HEIGHT x WIDTH, both powers of two. Their relative logits are the sum of one number a
+row and one a column: of products of queries with a whole table, (queries, 2 w - 1), each query picks those from its own
+place on (tl.gather). Gradients go the way back. Keys that are not on the map are zeros, which costs no padded copy.
 Nothing is added atomically: gradients do not depend on the order in which programs run.
 """
 
@@ -64,9 +64,9 @@ def _relative(by_cell, i, j0, window, COUNT: tl.constexpr):
 
 
 @triton.jit
-def _by_cell(relative, i, j0, window, COUNT: tl.constexpr, CELLS: tl.constexpr):
-    """The way back: (queries, CELLS), of queries at places i and COUNT keys from j0 on, zeros elsewhere."""
-    j = tl.arange(0, CELLS)[None, :] + i[:, None] - (window - 1) - j0
+def _by_cell(relative, i, window, COUNT: tl.constexpr, CELLS: tl.constexpr):
+    """The way back: (queries, CELLS), of queries at places i and a window's COUNT keys, zeros elsewhere."""
+    j = tl.arange(0, CELLS)[None, :] + i[:, None] - (window - 1)
     found = tl.gather(relative, tl.minimum(tl.maximum(j, 0), COUNT - 1), 1)
     return tl.where((j >= 0) & (j < COUNT), found, 0.0)
 
@@ -81,9 +81,10 @@ def _logits(q, k, by_row, by_col, jy, jx, window, scale, PRECISION: tl.constexpr
 
 
 @triton.jit
-def _item(item, geometry, N):
+def _item(item, geometry, N, BLOCK: tl.constexpr):
     """Image, block, the number of its first query, and head, of a program that takes queries."""
-    down, across, parts = geometry[7], geometry[8], geometry[9]
+    side, down, across = geometry[6], geometry[7], geometry[8]
+    parts = tl.cdiv(side * side, BLOCK)
     n, rest = item % N, item // N
     part, rest = rest % parts, rest // parts
     return rest // (down * across), (rest // across % down, rest % across), part, n
@@ -96,7 +97,7 @@ def _forward(
     BE: tl.constexpr, CELLS: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     size, window, halo = geometry[4], geometry[5], (geometry[5] - geometry[4]) // 2
-    b, block, part, n = _item(tl.program_id(0), geometry, N)
+    b, block, part, n = _item(tl.program_id(0), geometry, N, BLOCK)
     iy, ix, yq, xq, on_q = _queries(block, part * BLOCK, geometry, BLOCK)
     q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
     heights = _load_table(HEIGHT_REL, window, q, D, BD, CELLS)
@@ -130,8 +131,9 @@ def _backward_of_queries(
     """Of q, and of both tables, summed over a chunk of all blocks and heads: PARTS is (chunks, 2, 2 w - 1, D)."""
     size, window, halo = geometry[4], geometry[5], (geometry[5] - geometry[4]) // 2
     d_heights, d_widths = tl.zeros([CELLS, BD], tl.float32), tl.zeros([CELLS, BD], tl.float32)
+    steps = tl.arange(0, WIDTH // HEIGHT)[None, :, None]
     for item in range(tl.program_id(0) * chunk, tl.minimum((tl.program_id(0) + 1) * chunk, items)):
-        b, block, part, n = _item(item, geometry, N)
+        b, block, part, n = _item(item, geometry, N, BLOCK)
         iy, ix, yq, xq, on_q = _queries(block, part * BLOCK, geometry, BLOCK)
         q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
         grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, E, BE)
@@ -143,7 +145,8 @@ def _backward_of_queries(
         widths = tl.dot(q, tl.trans(width_rel), input_precision=PRECISION) * LOG2E
         by_col = _relative(widths, ix, 0, window, WIDTH)
         dq = tl.zeros([BLOCK, BD], tl.float32)
-        ds_rows, ds_cols = tl.zeros([BLOCK, CELLS], tl.float32), tl.zeros([BLOCK, WIDTH], tl.float32)
+        ds_rows = tl.zeros([BLOCK, WIDTH // HEIGHT, HEIGHT], tl.float32)
+        ds_cols = tl.zeros([BLOCK, WIDTH], tl.float32)
         for j0 in range(0, window, HEIGHT):
             jy, jx = _rectangle(j0, 0, HEIGHT, WIDTH)
             yk, xk = block[0] * size - halo + jy, block[1] * size - halo + jx
@@ -155,10 +158,10 @@ def _backward_of_queries(
             _, ds = softmax_gradient(s, lse, delta, grad, v, PRECISION)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
             ds = tl.reshape(ds, [BLOCK, HEIGHT, WIDTH])
-            ds_rows += _by_cell(tl.sum(ds, 2), iy, j0, window, HEIGHT, CELLS)
+            ds_rows += tl.where(steps == j0 // HEIGHT, tl.sum(ds, 2)[:, None, :], 0.0)
             ds_cols += tl.sum(ds, 1)
-        ds_rows = ds_rows.to(q.dtype)
-        ds_cols = _by_cell(ds_cols, ix, 0, window, WIDTH, CELLS).to(q.dtype)
+        ds_rows = _by_cell(tl.reshape(ds_rows, [BLOCK, WIDTH]), iy, window, WIDTH, CELLS).to(q.dtype)
+        ds_cols = _by_cell(ds_cols, ix, window, WIDTH, CELLS).to(q.dtype)
         dq = tl.dot(ds_rows, height_rel, dq * scale, input_precision=PRECISION)
         dq = tl.dot(ds_cols, width_rel, dq, input_precision=PRECISION)
         store_rows(DQ, so, b, yq, xq, n, dq, on_q, D, BD)
@@ -197,8 +200,8 @@ def _backward_of_keys(
     top, left = tl.maximum(y0 - halo, 0) // size, tl.maximum(x0 - halo, 0) // size
     height = tl.minimum((y0 + HEIGHT - 1 + halo) // size + 1, geometry[7]) - top
     width = tl.minimum((x0 + WIDTH - 1 + halo) // size + 1, geometry[8]) - left
-    parts = geometry[9]
-    for item in range(0, height * width * parts):
+    parts = tl.cdiv(geometry[6] * geometry[6], BLOCK)
+    for item in range(height * width * parts):
         block = top + item // parts // width, left + item // parts % width
         iy, ix, yq, xq, on_q = _queries(block, item % parts * BLOCK, geometry, BLOCK)
         q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
@@ -235,15 +238,13 @@ def _settings(q: Tensor, k: Tensor, v: Tensor, block_size: int, halo_size: int, 
     exact = q.dtype == torch.float32
     most = (16 if max(D, E) > 64 else 32) if exact else 64
     block = min(most, lanes(side**2))
-    parts = triton.cdiv(side**2, block)
-    geometry = H, W, Hq, Wq, block_size, window, side, down, across, parts
-    constants = dict(D=D, E=E, PRECISION=precision(q), BLOCK=block, BD=lanes(D), BE=lanes(E))
-    constants |= dict(CELLS=lanes(2 * window - 1), num_warps=8 if exact or max(D, E) > 64 else 4)
-    constants |= dict(num_stages=1 if exact else 2)
+    geometry = H, W, Hq, Wq, block_size, window, side, down, across
+    constants = dict(D=D, E=E, PRECISION=precision(q), BD=lanes(D), BE=lanes(E), CELLS=lanes(2 * window - 1))
+    constants |= dict(num_warps=8 if exact or max(D, E) > 64 else 4, num_stages=1 if exact else 2)
     width = lanes(window)
-    of_queries = dict(HEIGHT=max(1, most // width), WIDTH=width)
-    of_keys = dict(HEIGHT=8 if most == 64 else 4, WIDTH=4 if most == 16 else 8)
-    return geometry, B * down * across * parts * N, constants, of_queries, of_keys
+    of_queries = dict(BLOCK=block, HEIGHT=max(1, min(most, 32) // width), WIDTH=width)
+    of_keys = dict(BLOCK=min(block, 32), HEIGHT=8 if most == 64 else 4, WIDTH=4 if most == 16 else 8)
+    return geometry, B * down * across * triton.cdiv(side**2, block) * N, constants, of_queries, of_keys
 
 
 def forward(
