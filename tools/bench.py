@@ -76,10 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        matmul, copy = 2e-3 * matmul_peak(setup), copy_peak(setup)
-        rows = benchmark.operators(ops, setup, batch, progress=progress)
-        rows += benchmark.models(models, setup, batch or 4, args.size, progress)
-    result = Benchmark(about, matmul, copy, rows, benchmark.judge(rows) if args.check else [])
+        result = Benchmark(about, 2e-3 * matmul_peak(setup), copy_peak(setup))
+        for name in [*ops, *models]:
+            if name in known:
+                result.rows += benchmark.operators([name], setup, batch, progress=progress)
+            else:
+                result.rows += benchmark.models([name], setup, batch or 4, args.size, progress)
+            if args.check:
+                result.verdicts = benchmark.judge(result.rows)
+            if args.output:  # each time: what is measured stays if the rest takes too long
+                result.save(args.output)
 
     for key, value in about.items():
         console.print(f"{key}: {value}", highlight=False, markup=False, soft_wrap=True)
@@ -90,10 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(table, soft_wrap=True)
     for line in (*result.notes(), *result.targets()):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if args.output:
-        result.save(args.output)
     missed = any(verdict.met is False for verdict in result.verdicts)
-    return 1 if missed or any(row.wrong for row in rows) else 0
+    return 1 if missed or any(row.wrong for row in result.rows) else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -35,8 +35,8 @@ class Benchmark:
     about: dict[str, str | int | None]
     matmul: float  # TFLOP/s of a big matrix product
     copy: float  # GB/s of a big copy
-    rows: list[Row]
-    verdicts: list[Verdict]
+    rows: list[Row] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
     def save(self, stem: Path) -> None:
         """`stem`.json, .md and .png."""
