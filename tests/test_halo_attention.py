@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from test_ops import with_gradients
+from test_ops import DEVICE, with_gradients
 from timm.layers.halo_attn import HaloAttn
 
 from backbones.halonet import HaloAttention
@@ -56,6 +56,16 @@ def test_chunks_of_any_size_give_the_same(case, weights, monkeypatch):
     want = with_gradients(op.reference, args, torch.ones_like(out))
     monkeypatch.setitem(tiles.WEIGHTS_OF_A_CHUNK, "cpu", weights)
     for a, b in zip(with_gradients(op.tiled, args, torch.ones_like(out)), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_tables_gradients_are_sums_over_chunks_of_blocks(monkeypatch):
+    kernels = importlib.import_module("backbones.ops.halo_attention_triton")
+    monkeypatch.setattr(kernels, "PROGRAMS", 3)  # of eight blocks and heads, the last takes two
+    args = op.inputs(**op.SMALL[0], device=DEVICE)
+    grad = torch.randn_like(op.reference(*args))
+    got, want = with_gradients(op.IMPLS["triton"].run, args, grad), with_gradients(op.reference, args, grad)
+    for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -252,6 +252,8 @@ SMALL = [
     dict(B=2, H=4, W=8, N=2, D=8, E=4, block_size=4, halo_size=1, stride=1),
     dict(B=1, H=5, W=7, N=1, D=4, E=8, block_size=4, halo_size=3, stride=2),  # blocks overhang
     dict(B=2, H=2, W=3, N=3, D=8, E=8, block_size=3, halo_size=0, stride=1),
+    dict(B=1, H=6, W=5, N=1, D=4, E=8, block_size=2, halo_size=3, stride=1),  # windows over more than neighbours
+    dict(B=1, H=10, W=9, N=1, D=8, E=8, block_size=9, halo_size=4, stride=1),  # many queries and keys a block
 ]
 REAL = [  # HaloNet-H1 at 256, batch 4: stages 1 and 3, the first block of stage 2
     dict(B=4, H=64, W=64, N=8, D=8, E=8, block_size=8, halo_size=3, stride=1),
