@@ -177,14 +177,8 @@ def _bars(ax: Axes, drawn: dict[str, dict], places: dict[str, dict], colour: Cal
                 mean = geometric_mean(values)
                 ax.barh(y, mean, height=0.85, color=colour(impl))
                 ax.plot([min(values), max(values)], [y, y], color="black", linewidth=0.9)
-                ax.annotate(
-                    f"{mean:.2g}",
-                    (max(mean, *values), y),
-                    (4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=7.5,
-                )
+                label = ax.annotate(f"{mean:.2g}", (max(mean, *values), y), (4, 0), textcoords="offset points")
+                label.set(va="center", fontsize=7.5, bbox=dict(facecolor="white", edgecolor="none", pad=0.5))
             y += 1
         y += 1
     ax.set_yticks(ticks, [subject.replace("_attention", "\nattention") for subject in places])
