@@ -16,19 +16,22 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def load_rows(X, strides, b, y, x, n, inside, D, BD: tl.constexpr):
-    """Tokens (y, x) of head n of image b of a map: (tokens, BD), zeros where they are not `inside` and beyond D."""
+def load_rows(X, strides, b, y, x, n, inside, D, BD: tl.constexpr, UNIT: tl.constexpr = 1):
+    """Tokens (y, x) of head n of image b of a map: (tokens, BD), zeros where they are not `inside` and beyond D.
+
+    Strides are multiples of UNIT, a power of two: Triton knows it by itself only of multiples of 16.
+    """
     d = tl.arange(0, BD)
-    X += b.to(tl.int64) * strides[0]
-    row = y * strides[1] + x * strides[2] + n * strides[3]
+    X += tl.multiple_of(b.to(tl.int64) * strides[0], UNIT)
+    row = tl.multiple_of(y * strides[1] + x * strides[2] + n * strides[3], UNIT)
     return tl.load(X + (row[:, None] + d), inside[:, None] & (d < D), 0.0)
 
 
 @triton.jit
-def store_rows(X, strides, b, y, x, n, values, inside, D, BD: tl.constexpr):
+def store_rows(X, strides, b, y, x, n, values, inside, D, BD: tl.constexpr, UNIT: tl.constexpr = 1):
     d = tl.arange(0, BD)
-    X += b.to(tl.int64) * strides[0]
-    row = y * strides[1] + x * strides[2] + n * strides[3]
+    X += tl.multiple_of(b.to(tl.int64) * strides[0], UNIT)
+    row = tl.multiple_of(y * strides[1] + x * strides[2] + n * strides[3], UNIT)
     tl.store(X + (row[:, None] + d), values.to(X.dtype.element_ty), inside[:, None] & (d < D))
 
 
