@@ -82,7 +82,7 @@ def _logits(q, k, by_row, by_col, jy, jx, window, scale, PRECISION: tl.constexpr
 
 @triton.jit
 def _item(item, geometry, N, BLOCK: tl.constexpr):
-    """Image, block, the number of its first query, and head, of a program that takes queries."""
+    """Image, block (row, column), which BLOCK of its queries, and head."""
     side, down, across = geometry[6], geometry[7], geometry[8]
     parts = tl.cdiv(side * side, BLOCK)
     n, rest = item % N, item // N
@@ -226,10 +226,10 @@ PROGRAMS = 2048  # that sum the tables' gradients: some 16 for each of the 108 t
 
 
 def _settings(q: Tensor, k: Tensor, v: Tensor, block_size: int, halo_size: int, stride: int) -> tuple:
-    """The kernels' geometry, number of programs by queries, and constants; then the rectangle of keys of either kind.
+    """The kernels' geometry, number of items of queries, constants, and those of kernels by queries and by keys.
 
-    Blocks of 64 queries hold a block of 8 x 8. Exact products of float32 keep their operands in registers: smaller
-    blocks, more warps.
+    64 queries hold a block of 8 x 8. Against a tile, the other side comes in steps of 32, which take fewer registers
+    than 64. Exact products of float32 keep their operands in registers: fewer queries, more warps.
     """
     B, Hq, Wq, N, D = q.shape
     H, W, E = k.shape[1], k.shape[2], v.shape[-1]

@@ -50,7 +50,7 @@ def _places(y0, x0, rows, cols, geometry, BLOCK: tl.constexpr):
 
 @triton.jit
 def _block(start, top, left, height, width, rows, cols, STEP: tl.constexpr):
-    """Of a rectangle (height, width), the places from the start-th on: rows, columns, and which exist."""
+    """Of a rectangle (height, width >= 2), the places from the start-th on: rows, columns, and which exist."""
     t = start + tl.arange(0, STEP)
     reciprocal = tl.full([], 0xFFFFFFFF, tl.uint32) // width.to(tl.uint32) + 1
     row = tl.umulhi(t.to(tl.uint32), reciprocal).to(tl.int32)  # t // width, as t * width < 2 ** 32
@@ -97,9 +97,7 @@ def _logits(q, k, BIAS, n, yq, xq, yk, xk, rows, cols, geometry, scale, BIASED: 
 
 
 @triton.jit
-def _load_queries(
-    Q, GRAD, LSE, DELTA, sq, sg, sl, b, y, x, n, inside, D: tl.constexpr, BD: tl.constexpr
-):  # fmt: skip
+def _load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, y, x, n, inside, D: tl.constexpr, BD: tl.constexpr):
     """What the backward pass needs of queries; the weights of those that do not exist become 0."""
     q = load_rows(Q, sq, b, y, x, n, inside, D, BD)
     grad = load_rows(GRAD, sg, b, y, x, n, inside, D, BD)
@@ -248,7 +246,9 @@ def _even(count: int, most: int) -> int:
 def _settings(q: Tensor, bias: Tensor | None, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple:
     """The kernels' geometry, number of tiles, and constants.
 
-    Exact products of float32 keep their operands in registers: smaller blocks, more warps.
+    Tiles of 64 cover 7 x 7 or 8 x 8 places. Rectangles are walked in steps of 32, which leave less of a step empty than
+    64 do and take half the registers or less. Exact products of float32 keep their operands in registers: smaller
+    tiles, more warps.
     """
     D = q.shape[-1]
     exact = q.dtype == torch.float32
