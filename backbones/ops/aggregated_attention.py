@@ -9,7 +9,7 @@ With o running over the offsets of a w x w window and j over the pooled tokens,
 where neighbours outside of the map do not take part. pooled_bias comes as a table: the bias of the query at (y, x) on
 the pooled token at (a, b) is pooled_bias[rows[y, a], cols[x, b]].
 Shapes: B images, H x W tokens, N heads, D channels a head, P x Q pooled tokens. Queries carry their scale. Half
-precision is computed in float32.
+precision is computed in float32; kernels round to it what multiplies pooled tokens, and queries and keys wider than v.
 """
 
 import itertools

@@ -3,7 +3,7 @@
     out[y, x] = sum over j of softmax_j(scale * q[y, x] . k[j]) v[j],  j over row y and column x, (y, x) itself once
 
 Shapes: B images, H x W tokens, N heads, D channels a head of queries and keys, E of values. Half precision is computed
-in float32.
+in float32; kernels round weights and their gradients to it for products, which they sum in float32.
 """
 
 from collections.abc import Iterator
