@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from test_ops import is_float, with_gradients
+from test_ops import DEVICE, is_float, with_gradients
 
 op = importlib.import_module("backbones.ops.aggregated_attention")
 
@@ -19,6 +19,21 @@ def test_bands_agree_with_the_whole(case, weights, monkeypatch):
     assert weights > 1 or len(op._bands(args[0], args[3], case["window"] ** 2)) == case["H"]
     for a, b in zip(with_gradients(op.banded, args, grad), want, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("programs, cells", [(1, 2**24), (8, 40)])
+def test_kernels_sum_over_any_number_of_programs_and_bands(programs, cells, monkeypatch):
+    """Few programs: each loops over several blocks of queries, and images. Few cells: several bands."""
+    args = op.inputs(B=3, H=7, W=6, N=2, D=8, P=1, Q=2, window=3, device=DEVICE)
+    if reason := op.IMPLS["triton"].refuses(*args):
+        pytest.skip(reason)
+    kernels = importlib.import_module("backbones.ops.aggregated_attention_triton")
+    monkeypatch.setattr(kernels, "PROGRAMS", programs)
+    monkeypatch.setattr(kernels, "CELLS", cells)
+    grad = torch.randn_like(args[0])
+    got, want = (with_gradients(run, args, grad) for run in (op.IMPLS["triton"].run, op.reference))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own check reads it

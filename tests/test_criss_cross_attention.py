@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from test_ops import with_gradients
+from test_ops import DEVICE, with_gradients
 
 from backbones.ops import criss_cross_attention
 
@@ -37,15 +37,31 @@ def test_chunks_of_any_size_give_the_same(case, weights, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
+def implementation(name: str, *args):
+    if reason := op.IMPLS[name].refuses(*args):
+        pytest.skip(reason)
+    return op.IMPLS[name].run
+
+
+@pytest.mark.parametrize("impl", ["triton", "lines"])
 @pytest.mark.parametrize("where", ["row", "column"])
-def test_a_pixel_that_outshines_all_others_is_finite(where):
-    q, k, v = torch.randn(3, 1, 5, 6, 1, 4)
+def test_a_pixel_that_outshines_all_others_is_finite(where, impl):
+    q, k, v = torch.randn(3, 1, 5, 6, 1, 4, device=DEVICE)
     q[0, 2, 3], k[0, 2, 0] = 1e3, 1e3
     if where == "column":
         q, k, v = (t.transpose(1, 2).contiguous() for t in (q, k, v))
-    got, want = (with_gradients(run, [q, k, v, 1.0], torch.ones_like(v)) for run in (op.lines, op.reference))
+    run = implementation(impl, q, k, v, 1.0)
+    got, want = (with_gradients(fn, [q, k, v, 1.0], torch.ones_like(v)) for fn in (run, op.reference))
     for a, b in zip(got, want, strict=True):
         assert a.isfinite().all()
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)  # roundings, times keys of 1e3
+
+
+@pytest.mark.parametrize("impl", ["triton", "lines"])
+def test_a_map_of_one_pixel_gives_its_value(impl):
+    q, k, v, grad = torch.randn(4, 2, 1, 1, 2, 8, device=DEVICE)
+    out, dq, dk, dv = with_gradients(implementation(impl, q, k, v, 0.5), (q, k, v, 0.5), grad)
+    for a, b in zip((out, dq, dk, dv), (v, torch.zeros_like(q), torch.zeros_like(k), grad), strict=True):
         torch.testing.assert_close(a, b)
 
 

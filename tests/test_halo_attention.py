@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from test_ops import with_gradients
+from test_ops import DEVICE, with_gradients
 from timm.layers.halo_attn import HaloAttn
 
 from backbones.halonet import HaloAttention
@@ -56,6 +56,17 @@ def test_chunks_of_any_size_give_the_same(case, weights, monkeypatch):
     want = with_gradients(op.reference, args, torch.ones_like(out))
     monkeypatch.setitem(tiles.WEIGHTS_OF_A_CHUNK, "cpu", weights)
     for a, b in zip(with_gradients(op.tiled, args, torch.ones_like(out)), want, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_tables_gradients_are_sums_over_chunks_of_blocks(monkeypatch):
+    kernels = importlib.import_module("backbones.ops.halo_attention_triton")
+    monkeypatch.setattr(kernels, "PROGRAMS", 3)  # of eight blocks and heads, the last takes two
+    q, k, v, *rest = op.inputs(**(op.SMALL[0] | dict(B=3)), device=DEVICE)
+    args = q[:2], k[:2], v[:2], *rest  # whoever goes on reads the third image
+    grad = torch.randn_like(op.reference(q, k, v, *rest))[:2]
+    got, want = with_gradients(op.IMPLS["triton"].run, args, grad), with_gradients(op.reference, args, grad)
+    for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b)
 
 

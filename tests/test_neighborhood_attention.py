@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from test_ops import is_float, with_gradients
+from test_ops import DEVICE, is_float, with_gradients
 
 from backbones.ops import neighborhood_attention
 
@@ -101,6 +101,25 @@ def test_chunks_of_any_size_give_the_same(case, weights, monkeypatch):
     for a, b in zip(with_gradients(op.tiled, args, grad), want, strict=True):
         torch.testing.assert_close(a, b)
     op._axis.cache_clear()
+
+
+def test_large_biases_leave_no_trace_where_there_is_no_query():
+    q, k, v, bias, *settings = op.inputs(**op.SMALL[0], device=DEVICE)
+    args = q, k, v, bias + 100, *settings  # 2 ** 144 is not a float32
+    grad = torch.randn_like(q)
+    wide = [a.double() if is_float(a) else a for a in args]
+    got, want = with_gradients(op.IMPLS["triton"].run, args, grad), with_gradients(op.reference, wide, grad)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)
+
+
+def test_the_bias_gradient_is_a_sum_over_chunks_of_tiles(monkeypatch):
+    kernels = importlib.import_module("backbones.ops.neighborhood_attention_triton")
+    monkeypatch.setattr(kernels, "PROGRAMS", 2)  # of three residues, the second takes one
+    q, k, v, *rest = op.inputs(**(op.SMALL[1] | dict(B=2)), device=DEVICE)
+    args, grad = (q[:1], k[:1], v[:1], *rest), torch.randn_like(q)[:1]  # whoever goes on reads the other image
+    got, want = with_gradients(op.IMPLS["triton"].run, args, grad), with_gradients(op.reference, args, grad)
+    torch.testing.assert_close(got[4], want[4])
 
 
 @pytest.mark.parametrize("size, kernel, step", [((9, 14), (5, 7), (1, 2)), ((12, 12), (3, 3), (3, 4))])

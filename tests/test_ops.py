@@ -32,9 +32,17 @@ def with_gradients(fn, args, grad):
     return out.detach(), *torch.autograd.grad(out, leaves, grad.to(out.dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.fixture
+def nan_in_new_tensors():
+    """Fills what torch.empty returns: what reads or returns memory that it did not write is found out."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("op, name, case", CASES)
-def test_values_and_gradients(op, name, case, dtype):
+def test_values_and_gradients(op, name, case, dtype, nan_in_new_tensors):
     module = OPS[op]
     args = module.inputs(**module.SMALL[case], device=DEVICE, dtype=dtype)
     leaves = [a.detach().requires_grad_() if is_float(a) else a for a in args]

@@ -18,15 +18,12 @@ if __name__ == "profile":  # cProfile, in another tool of this folder, wants the
     spec.loader.exec_module(sys.modules["profile"])
 else:
     import argparse
-    import platform
     from collections.abc import Sequence
     from pathlib import Path
 
     if __name__ == "__main__":
         sys.path.pop(0)  # this folder, where `profile` would be this file
 
-    import timm
-    import torch
     from rich.console import Console
     from rich.progress import Progress
 
@@ -86,22 +83,13 @@ else:
         for row in rows:
             row.top1 = known.get(row.model, row.top1)
         fits = profiling.fits(rows)
-        device = args.device
-        if device == "cpu":
-            device += f" ({torch.get_num_threads()} threads)"
-        elif torch.cuda.is_available():
-            device += f" ({torch.cuda.get_device_name(args.device)})"
-        about = dict(
-            device=device,
+        about = profiling.environment(args.device) | dict(
             step="forward and backward" if args.train else "forward",
             dtype=args.dtype,
             layout="channels_last" if args.channels_last else "contiguous",
             compiled=args.compile,
             rounds=args.rounds,
             peak=f"{peak:.0f} GMAC/s",
-            torch=torch.__version__,
-            timm=timm.__version__,
-            python=platform.python_version(),
         )
         console.print(", ".join(f"{key} {value}" for key, value in about.items()), highlight=False, soft_wrap=True)
         console.print(report.terminal(rows), soft_wrap=True)

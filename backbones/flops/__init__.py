@@ -136,9 +136,12 @@ def _register(op: str, multiply_adds: Callable[..., int]) -> None:
 
 
 for _op in pkgutil.iter_modules(ops.__path__):
+    if _op.name.endswith("_triton"):
+        continue
     _module = importlib.import_module(f"{ops.__name__}.{_op.name}")
-    if hasattr(_module, "multiply_adds"):
-        _register(_op.name, _module.multiply_adds)
+    for _name in (_op.name, f"{_op.name}_triton"):
+        if hasattr(_module, "multiply_adds") and hasattr(torch.ops.backbones, _name):
+            _register(_name, _module.multiply_adds)
 
 
 def _kind(operator: Any) -> str:

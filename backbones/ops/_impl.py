@@ -54,8 +54,11 @@ def counting() -> bool:
 
 
 def not_exporting(*args) -> bool:
-    """For `suits` of implementations that are operators of ours: programs should run where this package is not."""
-    return not torch.compiler.is_exporting()
+    """For `suits` of implementations that are operators of ours: programs should run where this package is not.
+
+    Nor can torch.func transform such an operator.
+    """
+    return not (torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active())
 
 
 @contextmanager

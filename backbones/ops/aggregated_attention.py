@@ -9,7 +9,7 @@ With o running over the offsets of a w x w window and j over the pooled tokens,
 where neighbours outside of the map do not take part. pooled_bias comes as a table: the bias of the query at (y, x) on
 the pooled token at (a, b) is pooled_bias[rows[y, a], cols[x, b]].
 Shapes: B images, H x W tokens, N heads, D channels a head, P x Q pooled tokens. Queries carry their scale. Half
-precision is computed in float32.
+precision is computed in float32; kernels round to it what multiplies pooled tokens, and queries and keys wider than v.
 """
 
 import itertools
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._tiles import zeros_like
 
@@ -266,12 +267,22 @@ def _differentiate(ctx, grad: Tensor | None, _: None) -> tuple:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-IMPLS = implementations(banded=Impl(banded, suits=not_exporting), reference=Impl(reference))
+ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor pooled_k, Tensor pooled_v, Tensor extra, Tensor local_bias, "
+    "Tensor pooled_bias, Tensor rows, Tensor cols"
+)
 
-SMALL = [
+IMPLS = implementations(
+    triton=fused("aggregated_attention", ARGUMENTS, gradients=8),
+    banded=Impl(banded, suits=not_exporting),
+    reference=Impl(reference),
+)
+
+SMALL = [  # the last: several blocks of queries and of pooled tokens, in half precision too
     dict(B=2, H=4, W=6, N=2, D=8, P=2, Q=3, window=3),
     dict(B=1, H=1, W=5, N=1, D=12, P=1, Q=1, window=3),
-    dict(B=2, H=7, W=3, N=3, D=8, P=2, Q=2, window=5),
+    dict(B=1, H=5, W=3, N=3, D=8, P=2, Q=2, window=5),
+    dict(B=1, H=11, W=6, N=1, D=8, P=6, Q=11, window=3),
 ]
 REAL = [  # TransNeXt-Micro at 224, batch 4: stages 1 to 3
     dict(B=4, H=56, W=56, N=2, D=24, P=7, Q=7, window=3),

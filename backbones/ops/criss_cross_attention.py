@@ -3,7 +3,7 @@
     out[y, x] = sum over j of softmax_j(scale * q[y, x] . k[j]) v[j],  j over row y and column x, (y, x) itself once
 
 Shapes: B images, H x W tokens, N heads, D channels a head of queries and keys, E of values. Half precision is computed
-in float32.
+in float32; kernels round weights and their gradients to it for products, which they sum in float32.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._tiles import zeros_like
 
@@ -166,13 +167,17 @@ def _differentiate(ctx, grad: Tensor | None, _: None) -> tuple:
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 
-IMPLS = implementations(lines=Impl(lines, suits=not_exporting), reference=Impl(reference))
+IMPLS = implementations(
+    triton=fused("criss_cross_attention", "Tensor q, Tensor k, Tensor v, float scale", gradients=3, widest_value=2048),
+    lines=Impl(lines, suits=not_exporting),
+    reference=Impl(reference),
+)
 
-SMALL = [
+SMALL = [  # lines of several blocks, rows of two in half precision too; one and several chunks of values
     dict(B=2, H=3, W=5, N=2, D=8, E=4),
-    dict(B=1, H=1, W=7, N=1, D=4, E=8),
-    dict(B=2, H=4, W=1, N=1, D=8, E=8),
-    dict(B=1, H=1, W=1, N=2, D=4, E=4),
+    dict(B=1, H=1, W=67, N=1, D=4, E=8),
+    dict(B=2, H=4, W=1, N=1, D=8, E=132),
+    dict(B=1, H=33, W=2, N=1, D=8, E=8),
 ]
 REAL = [  # CCNet on a crop of 769 x 769; one of its modules of 64 channels
     dict(B=1, H=97, W=97, N=1, D=64, E=512),

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._maps import pad_to_multiple
 from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
@@ -236,12 +237,23 @@ def _differentiate(ctx, grad: Tensor) -> tuple:
 
 _forward.register_autograd(_differentiate, setup_context=_save)
 
-IMPLS = implementations(tiled=Impl(tiled, suits=not_exporting), reference=Impl(reference))
+ARGUMENTS = (
+    "Tensor q, Tensor k, Tensor v, Tensor height_rel, Tensor width_rel, "
+    "SymInt block_size, SymInt halo_size, SymInt stride, float scale"
+)
+
+IMPLS = implementations(
+    triton=fused("halo_attention", ARGUMENTS, gradients=5),
+    tiled=Impl(tiled, suits=not_exporting),
+    reference=Impl(reference),
+)
 
 SMALL = [
     dict(B=2, H=4, W=8, N=2, D=8, E=4, block_size=4, halo_size=1, stride=1),
     dict(B=1, H=5, W=7, N=1, D=4, E=8, block_size=4, halo_size=3, stride=2),  # blocks overhang
     dict(B=2, H=2, W=3, N=3, D=8, E=8, block_size=3, halo_size=0, stride=1),
+    dict(B=1, H=6, W=5, N=1, D=4, E=8, block_size=2, halo_size=3, stride=1),  # windows over more than neighbours
+    dict(B=1, H=10, W=9, N=1, D=8, E=8, block_size=9, halo_size=4, stride=1),  # many queries and keys a block
 ]
 REAL = [  # HaloNet-H1 at 256, batch 4: stages 1 and 3, the first block of stage 2
     dict(B=4, H=64, W=64, N=8, D=8, E=8, block_size=8, halo_size=3, stride=1),

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations, in_float32, not_exporting
 from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
 
@@ -283,7 +284,10 @@ def _natten_refuses(
     return None if bias is None else "has no bias since natten 0.20"
 
 
+ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, SymInt[2] kernel_size, SymInt[2] dilation, float scale"
+
 IMPLS = implementations(
+    triton=fused("neighborhood_attention", ARGUMENTS, gradients=4),  # has the bias; not yet measured against natten
     natten=Impl(natten, refuses=_natten_refuses, suits=lambda q, *args: q.is_cuda),
     tiled=Impl(tiled, suits=not_exporting),
     reference=Impl(reference),
@@ -292,9 +296,10 @@ IMPLS = implementations(
 SMALL = [
     dict(B=2, H=5, W=7, N=2, D=8, kernel_size=(3, 5), dilation=(1, 1), bias=True),
     dict(B=1, H=1, W=9, N=1, D=8, kernel_size=(1, 3), dilation=(1, 3), bias=True),
-    dict(B=2, H=11, W=17, N=2, D=8, kernel_size=(3, 7), dilation=(3, 2), bias=True),  # dilations that divide no side
+    dict(B=1, H=11, W=17, N=1, D=8, kernel_size=(3, 7), dilation=(3, 2), bias=True),  # dilations that divide no side
     dict(B=2, H=4, W=19, N=1, D=16, kernel_size=(1, 9), dilation=(5, 2), bias=False),
     dict(B=2, H=7, W=13, N=2, D=16, kernel_size=(3, 5), dilation=(2, 1), bias=False),
+    dict(B=1, H=10, W=18, N=1, D=8, kernel_size=(3, 5), dilation=(1, 1), bias=True),  # several tiles an axis
 ]
 REAL = [  # NAT-Mini at 224, batch 4: stages 1 to 4; DiNAT-Mini: stages 1 and 3
     dict(B=4, H=56, W=56, N=2, D=32, kernel_size=(7, 7), dilation=(1, 1), bias=True),

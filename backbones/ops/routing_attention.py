@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations
 from ._maps import partition, unpartition
 
@@ -38,6 +39,12 @@ def routing_attention(
         raise ValueError(f"index is {tuple(index.shape)}, not (batch {B}, regions {rows * cols}, chosen)")
     args = q, k, v, index, regions, D**-0.5 if scale is None else scale
     return choose(IMPLS, impl, *args)(*args)
+
+
+def multiply_adds(q: tuple, k: tuple, v: tuple, index: tuple, regions: tuple[int, int], *_) -> int:
+    """Of arguments of these shapes: every query with, and for, the tokens of the regions chosen."""
+    B, H, W, N, D = q
+    return 2 * B * H * W * N * D * index[2] * (H // regions[0]) * (W // regions[1])
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, index: Tensor, regions: tuple[int, int], scale: float) -> Tensor:
@@ -89,7 +96,10 @@ def _masking_is_cheaper(q: Tensor, k: Tensor, v: Tensor, index: Tensor, *args) -
     return not q.is_cuda and 3.5 * index.shape[2] > index.shape[1] and q.shape[1] * q.shape[2] <= 900
 
 
+ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor index, SymInt[2] regions, float scale"
+
 IMPLS = implementations(
+    triton=fused("routing_attention", ARGUMENTS, gradients=3),
     masked=Impl(masked, suits=_masking_is_cheaper),
     gathered=Impl(gathered),
     reference=Impl(reference),
@@ -97,8 +107,9 @@ IMPLS = implementations(
 
 SMALL = [
     dict(B=2, H=6, W=8, N=2, D=16, K=3, regions=(3, 2)),
-    dict(B=1, H=7, W=7, N=1, D=24, K=49, regions=(7, 7)),
-    dict(B=3, H=4, W=10, N=3, D=8, K=1, regions=(2, 5)),
+    dict(B=1, H=6, W=6, N=1, D=24, K=9, regions=(3, 3)),
+    dict(B=3, H=4, W=6, N=2, D=8, K=1, regions=(2, 3)),
+    dict(B=1, H=18, W=16, N=1, D=8, K=2, regions=(2, 2)),  # a region of more than 64 tokens
 ]
 REAL = [  # BiFormer-T at 224, batch 4: stages 1, 2, 3
     dict(B=4, H=56, W=56, N=2, D=32, K=1, regions=(7, 7)),

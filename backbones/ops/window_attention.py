@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._fused import fused
 from ._impl import Impl, choose, implementations
 from ._maps import pad_to_multiple, partition, tiles, unpartition
 
@@ -43,6 +44,14 @@ def window_attention(
         bias = bias.to(q.dtype)
     args = q, k, v, bias, window, interval, D**-0.5 if scale is None else scale
     return choose(IMPLS, impl, *args)(*args)
+
+
+def multiply_adds(q: tuple, k: tuple, v: tuple, bias: tuple | None, window: tuple[int, int], interval: int, *_) -> int:
+    """Of arguments of these shapes: every query of every window, also off the map, with, and for, its window's keys."""
+    B, H, W, N, D = q
+    h, w = window
+    windows = -(-H // (h * interval)) * -(-W // (w * interval)) * interval**2
+    return 2 * B * windows * N * (h * w) ** 2 * D
 
 
 def reference(
@@ -101,14 +110,20 @@ def _bias_is_constant(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *arg
     return q.is_cuda or bias is None or not (bias.requires_grad and torch.is_grad_enabled())
 
 
-IMPLS = implementations(sdpa=Impl(sdpa, suits=_bias_is_constant), reference=Impl(reference))
+ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, SymInt[2] window, SymInt interval, float scale"
+
+IMPLS = implementations(
+    triton=fused("window_attention", ARGUMENTS, gradients=4),
+    sdpa=Impl(sdpa, suits=_bias_is_constant),
+    reference=Impl(reference),
+)
 
 SMALL = [
     dict(B=2, H=6, W=4, N=2, D=16, window=(6, 2), interval=1, bias=False),
     dict(B=1, H=7, W=14, N=3, D=24, window=(7, 7), interval=1, bias=True),
     dict(B=3, H=5, W=9, N=1, D=8, window=(1, 9), interval=1, bias=False),
     dict(B=1, H=5, W=4, N=2, D=8, window=(2, 2), interval=2, bias=True),  # a window without any token of the map
-    dict(B=2, H=7, W=12, N=2, D=8, window=(2, 3), interval=2, bias=False),
+    dict(B=2, H=7, W=11, N=1, D=8, window=(2, 3), interval=2, bias=False),
 ]
 REAL = [  # batch 4 at 224: the vertical stripes of CSWin-T, stages 1 to 4; CrossFormer-T, short and long distance
     dict(B=4, H=56, W=56, N=1, D=32, window=(56, 1), interval=1, bias=False),

@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import timm
 import torch
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 
 from .. import _catalogue, flops
 from . import memory
+
+Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -110,37 +115,66 @@ def profile(
             _attempt(row, lambda row=row: _memory(row, models[row.model], setup))
     peak = matmul_peak(setup)
     ready = [row for row in rows if row.error is None]
-    times: dict[int, list[float]] = {i: [] for i in range(len(ready))}
     runs = {name: torch.compile(model) if setup.compile else model for name, model in models.items()}
-    order = list(times)
-    shuffle = random.Random(seed).shuffle
-    for n in range(setup.rounds + 1):  # the first warms up
-        shuffle(order)
-        for k, i in enumerate(order):
-            row = ready[i]
-            progress(f"round {n} of {setup.rounds}: {row.model}", n * len(order) + k, (setup.rounds + 1) * len(order))
-            if row.error is None:
-                _attempt(
-                    row,
-                    lambda i=i, row=row: times[i].append(_seconds(runs[row.model], _images(row, models, setup), setup)),
-                )
+
+    def sample(row: Row) -> float | None:
+        if row.error is None:
+            return _attempt(row, lambda: _seconds(runs[row.model], _images(row, models, setup), setup))
+
+    turns = {(row.model, i): partial(sample, row) for i, row in enumerate(ready)}
+    times = in_turns(
+        turns, setup.rounds, lambda n, run, *at: progress(f"round {n} of {setup.rounds}: {run[0]}", *at), seed
+    )
     for i, row in enumerate(ready):
         if row.error is None:
-            _summarise(row, times[i][1:], peak, setup)
+            _summarise(row, times[row.model, i], peak, setup)
     return rows, peak
 
 
-def matmul_peak(setup: Setup, n: int = 2048) -> float:
-    """GMAC/s of the best of several n x n matrix products in the setup's dtype: what the device can do at most."""
+def in_turns(
+    runs: dict[Key, Callable[[], float]],
+    rounds: int,
+    progress: Callable[[int, Key, int, int], None] = lambda *_: None,
+    seed: int = 0,
+) -> dict[Key, list[float]]:
+    """What each of `runs` returns in every round; the order changes, and a first round warms up.
+
+    `progress` hears the round, the run, how many are done and how many there are.
+    """
+    results: dict[Key, list[float]] = {key: [] for key in runs}
+    order = list(runs)
+    shuffle = random.Random(seed).shuffle
+    for n in range(rounds + 1):
+        shuffle(order)
+        for k, key in enumerate(order):
+            progress(n, key, n * len(order) + k, (rounds + 1) * len(order))
+            results[key].append(runs[key]())
+    return {key: values[1:] for key, values in results.items()}
+
+
+def matmul_peak(setup: Setup) -> float:
+    """GMAC/s of the best of several big matrix products in the setup's dtype: what the device can do at most."""
+    n = 8192 if _on_cuda(setup) else 2048
     a, b = torch.randn(2, n, n, device=setup.device, dtype=DTYPES[setup.dtype])
+    return n**3 / _best(lambda: a @ b, setup) / 1e9
+
+
+def copy_peak(setup: Setup) -> float:
+    """GB/s, read and written, of the best of several big copies: what the device can move at most."""
+    a = torch.zeros(2**30 if _on_cuda(setup) else 2**28, dtype=torch.uint8, device=setup.device)
+    b = torch.zeros_like(a)
+    return 2 * a.numel() / _best(lambda: b.copy_(a), setup) / 1e9
+
+
+def _best(run: Callable[[], object], setup: Setup) -> float:
     best = math.inf
     for _ in range(8):
         _wait(setup)
         start = time.perf_counter()
-        a @ b
+        run()
         _wait(setup)
         best = min(best, time.perf_counter() - start)
-    return n**3 / best / 1e9
+    return best
 
 
 def _build(name: str, setup: Setup) -> nn.Module:
@@ -187,7 +221,7 @@ def _memory(row: Row, model: nn.Module, setup: Setup) -> None:
         shape = (row.batch, _chans(model), row.height, row.width)
         dtype = DTYPES[setup.dtype]
         row.memory = memory.on_cpu(row.model, shape, setup.train, dtype, setup.channels_last)
-    elif torch.device(setup.device).type == "cuda":
+    elif _on_cuda(setup):
         images = _images(row, {row.model: model}, setup)
         row.memory = memory.on_gpu(model, images, setup.train, DTYPES[setup.dtype])
         model.zero_grad(set_to_none=True)
@@ -202,9 +236,9 @@ def _images(row: Row, models: dict[str, nn.Module], setup: Setup) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if setup.channels_last else x
 
 
-def _attempt(row: Row, run: Callable[[], None]) -> None:
+def _attempt(row: Row, run: Callable[[], Result]) -> Result | None:
     try:
-        run()
+        return run()
     except Exception as error:  # whatever a model of timm's thousand raises at a size it does not know
         if memory.is_out_of_memory(error):
             row.error = memory.OUT_OF_MEMORY
@@ -221,8 +255,12 @@ def _seconds(model: nn.Module, x: Tensor, setup: Setup) -> float:
 
 
 def _wait(setup: Setup) -> None:
-    if torch.device(setup.device).type == "cuda":
+    if _on_cuda(setup):
         torch.cuda.synchronize(setup.device)
+
+
+def _on_cuda(setup: Setup) -> bool:
+    return torch.device(setup.device).type == "cuda"
 
 
 def _summarise(row: Row, times: list[float], peak: float, setup: Setup) -> None:

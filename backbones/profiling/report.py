@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -40,18 +41,27 @@ def _number(value: float | None, factor: float, form: str, unit: str = "") -> st
 
 
 def terminal(rows: list[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "Model" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
+    return as_terminal(list(COLUMNS), map(_cells, rows))
 
 
 def markdown(rows: list[Row]) -> str:
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|--:" * (len(COLUMNS) - 1) + "|"]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return as_markdown(list(COLUMNS), map(_cells, rows))
+
+
+def as_terminal(header: list[str], lines: Iterable[list[str]], names: int = 1) -> Table:
+    """A table whose first `names` columns are words and whose others are numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < names else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def as_markdown(header: list[str], lines: Iterable[list[str]], names: int = 1) -> str:
+    rule = "|---" * names + "|--:" * (len(header) - names) + "|"
+    rows = [f"| {' | '.join(line)} |" for line in (header, *lines)]
+    return "\n".join([rows[0], rule, *rows[1:]]) + "\n"
 
 
 def _cells(row: Row) -> list[str]:
