@@ -7,7 +7,7 @@ import os
 import torch
 from torch import Tensor
 
-from ._impl import Impl, not_exporting
+from ._impl import Impl, custom_ops_fit
 
 WIDEST_HEAD = 128
 
@@ -66,7 +66,7 @@ def fused(op: str, arguments: str, gradients: int, widest_value: int = WIDEST_HE
     forward.register_autograd(differentiate, setup_context=save)
 
     def suits(q: Tensor, *args) -> bool:
-        return q.is_cuda and not_exporting()
+        return q.is_cuda and custom_ops_fit()
 
     def run(q: Tensor, k: Tensor, v: Tensor, *args) -> Tensor:
         args = [x.to(v.dtype) if torch.is_tensor(x) and x.ndim == 5 else x for x in args]

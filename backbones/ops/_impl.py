@@ -53,7 +53,7 @@ def counting() -> bool:
     return any(type(mode).__module__ == "torch.utils.flop_counter" for mode in _get_current_dispatch_mode_stack())
 
 
-def not_exporting(*args) -> bool:
+def custom_ops_fit(*args) -> bool:
     """For `suits` of implementations that are operators of ours: programs should run where this package is not.
 
     Nor can torch.func transform such an operator.

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._fused import fused
-from ._impl import Impl, choose, implementations, in_float32, not_exporting
+from ._impl import Impl, choose, custom_ops_fit, implementations, in_float32
 from ._tiles import zeros_like
 
 
@@ -274,7 +274,7 @@ ARGUMENTS = (
 
 IMPLS = implementations(
     triton=fused("aggregated_attention", ARGUMENTS, gradients=8),
-    banded=Impl(banded, suits=not_exporting),
+    banded=Impl(banded, suits=custom_ops_fit),
     reference=Impl(reference),
 )
 

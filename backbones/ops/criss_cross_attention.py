@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ._fused import fused
-from ._impl import Impl, choose, implementations, in_float32, not_exporting
+from ._impl import Impl, choose, custom_ops_fit, implementations, in_float32
 from ._tiles import zeros_like
 
 
@@ -169,7 +169,7 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 IMPLS = implementations(
     triton=fused("criss_cross_attention", "Tensor q, Tensor k, Tensor v, float scale", gradients=3, widest_value=2048),
-    lines=Impl(lines, suits=not_exporting),
+    lines=Impl(lines, suits=custom_ops_fit),
     reference=Impl(reference),
 )
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._fused import fused
-from ._impl import Impl, choose, implementations, in_float32, not_exporting
+from ._impl import Impl, choose, custom_ops_fit, implementations, in_float32
 from ._maps import pad_to_multiple
 from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
 
@@ -244,7 +244,7 @@ ARGUMENTS = (
 
 IMPLS = implementations(
     triton=fused("halo_attention", ARGUMENTS, gradients=5),
-    tiled=Impl(tiled, suits=not_exporting),
+    tiled=Impl(tiled, suits=custom_ops_fit),
     reference=Impl(reference),
 )
 

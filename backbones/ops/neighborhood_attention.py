@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ._fused import fused
-from ._impl import Impl, choose, implementations, in_float32, not_exporting
+from ._impl import Impl, choose, custom_ops_fit, implementations, in_float32
 from ._tiles import Tile, add, by_head, chunks, gather, on_map, put, softmax_backward, zeros_like
 
 
@@ -289,7 +289,7 @@ ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? bias, SymInt[2] kernel_size, 
 IMPLS = implementations(
     triton=fused("neighborhood_attention", ARGUMENTS, gradients=4),  # has the bias; not yet measured against natten
     natten=Impl(natten, refuses=_natten_refuses, suits=lambda q, *args: q.is_cuda),
-    tiled=Impl(tiled, suits=not_exporting),
+    tiled=Impl(tiled, suits=custom_ops_fit),
     reference=Impl(reference),
 )
 
