@@ -1,4 +1,4 @@
-"""Makes a small COCO and a small ADE20K data set from real images, offline, in seconds: python tools/tiny_datasets.py FOLDER
+"""Small data sets in the formats of COCO and ADE20K, made from real images: python tools/tiny_datasets.py FOLDER
 
 Scikit-learn's scans of handwritten digits (Alpaydin and Kaynak, UCI, 1998) lie on crops of its two photographs
 (of Flickr's danielbuechele and vultilion, CC BY 2.0). Validation has other scans and other parts of
