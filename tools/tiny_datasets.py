@@ -43,7 +43,7 @@ class Scene:
 class Scenes:
     """Random scenes of one split: the same for the same arguments, whatever was drawn before."""
 
-    def __init__(self, split: str, classes: Sequence[int], size: int = 128, seed: int = 0):
+    def __init__(self, split: str, classes: Sequence[int], size: int = 256, seed: int = 0):
         if not classes or not set(classes) <= set(range(10)):
             raise ValueError(f"classes are digits from 0 to 9, not {list(classes)}")
         if not 64 <= size <= 256:
@@ -164,7 +164,7 @@ def label_map(scene: Scene) -> np.ndarray:
     return labels
 
 
-def write(folder: Path, classes: Sequence[int], train: int, val: int, size: int = 128, seed: int = 0) -> None:
+def write(folder: Path, classes: Sequence[int], train: int, val: int, size: int = 256, seed: int = 0) -> None:
     """Both data sets. Raises ValueError for classes or sizes that cannot be."""
     for split, count in (("train", train), ("val", val)):
         coco_name, ade_name = SPLITS[split]
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", nargs="+", type=int, default=[0, 1, 4], metavar="DIGIT")
     parser.add_argument("--train", type=int, default=400, help="scenes to train on")
     parser.add_argument("--val", type=int, default=100, help="scenes held out")
-    parser.add_argument("--size", type=int, default=128, help="of the longest possible side, in pixels")
+    parser.add_argument("--size", type=int, default=256, help="of the longest possible side, in pixels")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     write(args.folder, args.classes, args.train, args.val, args.size, args.seed)

@@ -4,6 +4,7 @@ import ast
 import importlib
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,18 @@ class Checkpoint:
                     f"{self.path} was trained for {len(self.classes)} classes ({', '.join(self.classes[:5])} ...), "
                     f"{where} has {len(names)} ({', '.join(names[:5])} ...)"
                 )
+
+
+def restore(
+    path: str | Path, file: str | Path | None = None, overrides: Sequence[str] = (), data: str | Path | None = None
+) -> tuple[Any, Checkpoint]:
+    """A checkpoint and its config: the config file's, or else the one that it was trained with."""
+    checkpoint = Checkpoint(path)
+    if file is not None:
+        return config.load(file, overrides, data), checkpoint
+    cfg = checkpoint.config()
+    config.update(cfg, path, overrides, data)
+    return cfg, checkpoint
 
 
 def _literal(node: ast.expr) -> Any:

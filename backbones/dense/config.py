@@ -40,6 +40,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), data: str | Path | Non
     except Exception as error:  # a config is Python: it can raise anything
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     register(cfg)
+    update(cfg, path, overrides, data)
+    return cfg
+
+
+def update(cfg, path: str | Path, overrides: Sequence[str] = (), data: str | Path | None = None) -> None:
+    """Puts `data` in place of the data_root and overrides keys; then checks all. Raises ValueError as `load` does."""
     if data is not None:
         replace_root(cfg, str(data))
     for override in overrides:
@@ -47,7 +53,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), data: str | Path | Non
         _check_override(cfg, key)
         cfg.merge_from_dict({key: value})
     check(cfg, path)
-    return cfg
 
 
 def register(cfg) -> None:
@@ -63,6 +68,8 @@ def register(cfg) -> None:
             warnings.simplefilter("ignore")
             importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
     from mmengine.registry import init_default_scope
+
+    from . import amp, reproducible  # noqa: F401  what the tools put into configs
 
     init_default_scope(scope)
 

@@ -13,7 +13,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from . import amp, config, data, reproducible  # noqa: F401  amp and reproducible enter what configs name
+from . import config, data, reproducible
 from .checkpoints import Checkpoint, load_weights
 from .pictures import PicturesHook
 
@@ -34,7 +34,7 @@ def train(
     (what the config says), bf16 or fp16. In several processes (torchrun), call it in each.
     Raises ValueError for data that the config cannot be trained on, and for a folder that holds another run.
     """
-    say = say if _rank() == 0 else lambda text: None
+    say = say if is_first() else lambda text: None
     folder = Path(output)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file, not a folder")
@@ -69,7 +69,7 @@ def evaluate(
 
     Raises ValueError for data that are broken, and for weights or classes that are not the config's.
     """
-    say = say if _rank() == 0 else lambda text: None
+    say = say if is_first() else lambda text: None
     data.check(cfg, ["test"], say)
     checkpoint.check_classes(cfg)
     cfg.work_dir, cfg.load_from, cfg.resume = str(output), None, False
@@ -115,12 +115,13 @@ class Results(Hook):
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         self.metrics = metrics or {}
-        if _rank() == 0:
+        if is_first():
             Console().print(table(self.metrics))
 
 
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
+def is_first() -> bool:
+    """Whether this is the process that speaks and writes."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _resumed(folder: Path) -> str:

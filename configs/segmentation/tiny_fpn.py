@@ -19,6 +19,7 @@ model = dict(
 )
 
 data_root = "data/tiny/ade20k/"
+tiny = dict(type="BaseSegDataset", data_root=data_root, metainfo=classes, reduce_zero_label=True)
 load, labels = dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", reduce_zero_label=True)
 train_pipeline = [
     load,
@@ -28,11 +29,9 @@ train_pipeline = [
     dict(type="PhotoMetricDistortion"),
     dict(type="PackSegInputs"),
 ]
-test_pipeline = [load, labels, dict(type="PackSegInputs")]
-train_dataloader = dict(
-    batch_size=4, num_workers=2, dataset=dict(data_root=data_root, metainfo=classes, pipeline=train_pipeline)
-)
-val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root, metainfo=classes, pipeline=test_pipeline))
+test_pipeline = [load, dict(type="Resize", scale=(128, 128), keep_ratio=True), labels, dict(type="PackSegInputs")]
+train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(**tiny, pipeline=train_pipeline))
+val_dataloader = dict(num_workers=2, dataset=dict(**tiny, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_iters=300, val_interval=100)
@@ -42,4 +41,4 @@ param_scheduler = [
 ]
 optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=10.0))
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=100))
-del classes, load, labels
+del classes, tiny, load, labels
