@@ -7,7 +7,7 @@ classes = dict(
 )
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
-    backbone=dict(model="nat_mini", pretrained=False),
+    backbone=dict(model="biformer_t", pretrained=False),
     neck=dict(out_channels=64),
     decode_head=dict(
         in_channels=[64] * 4,
@@ -30,15 +30,15 @@ train_pipeline = [
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [load, dict(type="Resize", scale=(128, 128), keep_ratio=True), labels, dict(type="PackSegInputs")]
-train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(**tiny, pipeline=train_pipeline))
-val_dataloader = dict(num_workers=2, dataset=dict(**tiny, pipeline=test_pipeline))
+train_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**tiny, pipeline=train_pipeline))
+val_dataloader = dict(num_workers=1, dataset=dict(**tiny, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_iters=300, val_interval=100)
+train_cfg = dict(max_iters=200, val_interval=100)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type="PolyLR", power=0.9, begin=30, end=300, by_epoch=False),
+    dict(type="PolyLR", power=0.9, begin=30, end=200, by_epoch=False),
 ]
-optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=10.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=100))
 del classes, tiny, load, labels

@@ -1,6 +1,6 @@
 """COCO 2017: data, evaluation and everything about a run that is no recipe. Images with short side 800, long 1333."""
 
-custom_imports = dict(imports=["backbones.openmm"], allow_failed_imports=False)
+custom_imports = dict(imports=["backbones.openmm"])
 default_scope = "mmdet"
 
 data_root = "data/coco/"

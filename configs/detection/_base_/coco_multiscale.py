@@ -1,10 +1,10 @@
-"""COCO with the multi-scale training of DETR: short side 480 to 800, or that of a random crop."""
+"""COCO with multi-scale training, as Swin Transformer's authors do it: short side 480 to 800, of images or crops."""
 
 _base_ = "coco.py"
 
 short = dict(type="RandomChoiceResize", scales=[(side, 1333) for side in range(480, 801, 32)], keep_ratio=True)
 cropped = [
-    dict(type="RandomChoiceResize", scales=[(400, 4200), (500, 4200), (600, 4200)], keep_ratio=True),
+    dict(type="RandomChoiceResize", scales=[(400, 1333), (500, 1333), (600, 1333)], keep_ratio=True),
     dict(type="RandomCrop", crop_type="absolute_range", crop_size=(384, 600), allow_negative_crop=True),
     short,
 ]

@@ -1,6 +1,6 @@
 """ADE20K, crops of 512 x 512: data, evaluation and everything about a run that is no recipe."""
 
-custom_imports = dict(imports=["backbones.openmm"], allow_failed_imports=False)
+custom_imports = dict(imports=["backbones.openmm"])
 default_scope = "mmseg"
 
 data_root = "data/ADEChallengeData2016/"
