@@ -48,7 +48,8 @@ def train_dense(args: argparse.Namespace, overrides: list[str]) -> int:
 
     output = args.output or cfg.get("work_dir") or str(Path("runs") / Path(args.config).stem)
     run.train(cfg, output, args.resume, args.amp, args.seed or 0)
-    print(f"done: {output}")
+    if run.is_first():
+        print(f"done: {output}")
     return 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,7 +38,8 @@ class Checkpoint:
         if not Path(path).is_file():
             raise ValueError(f"no checkpoint {path}")
         try:
-            with torch.serialization.safe_globals(get_torch_safe_globals()):
+            numbers = [getattr(np.dtypes, name) for name in np.dtypes.__all__]  # metrics may be of any kind
+            with torch.serialization.safe_globals([*get_torch_safe_globals(), *numbers]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
         except (*UNREADABLE, pickle.UnpicklingError) as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -60,18 +60,21 @@ def register(cfg) -> None:
     scope = cfg.get("default_scope")
     if scope not in ("mmdet", "mmseg"):
         raise ValueError(f'default_scope is mmdet or mmseg, not "{scope}"')
-    mm.require(scope)
     names = {scope} | {name.split(".")[0] for _, name, _ in _typed(cfg) if isinstance(name, str) and "." in name}
-    for package in sorted(names & {"mmdet", "mmseg"}):
-        mm.require(package)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(None):  # about optional packages
-            warnings.simplefilter("ignore")
-            importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
+    packages = sorted(names & {"mmdet", "mmseg"})
+    mm.require(*packages)
     from mmengine.registry import init_default_scope
 
     from . import amp, reproducible  # noqa: F401  what the tools put into configs
 
-    init_default_scope(scope)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(None),
+    ):  # about optional packages, and a scope that changes
+        warnings.simplefilter("ignore")
+        for package in packages:
+            importlib.import_module(f"{package}.utils").register_all_modules(init_default_scope=False)
+        init_default_scope(scope)
 
 
 def replace_root(cfg, root: str) -> None:

@@ -13,8 +13,8 @@ from mmengine.registry import FUNCTIONS, HOOKS
 class ReproducibleHook(Hook):
     """Draws anew, from the seed and the iteration, at every point where a resumed run begins.
 
-    Those points are the start of an epoch and, in runs counted by iterations, the checkpoints; there, data loading
-    starts anew too, as it does in a resumed run. Data must be loaded by processes that do not outlive an epoch
+    Those points are the start of an epoch and, in runs counted by iterations, checkpoints and validations; there, data
+    loading starts anew too, as it does in a resumed run. Data must be loaded by processes that do not outlive an epoch
     (`persistent_workers=False`) and are seeded by `seed_worker`.
     """
 
@@ -34,15 +34,20 @@ class ReproducibleHook(Hook):
         self.saved = True
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        loop = runner.train_loop
-        if self.saved and hasattr(loop, "dataloader_iterator"):
-            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
-            loop.dataloader_iterator.skip_iter(runner.iter + 1)
-            self._draw_anew(runner.iter + 1)
+        if self.saved:
+            self._begin_anew(runner, runner.iter + 1)
         self.saved = False
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        self._draw_anew(runner.iter)  # a resumed run does not validate the checkpoint that it begins with
+        self._begin_anew(runner, runner.iter)  # the best checkpoint so far is saved here, and is the last one too
+        self.saved = False
+
+    def _begin_anew(self, runner, iteration: int) -> None:
+        loop = runner.train_loop
+        if hasattr(loop, "dataloader_iterator"):
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+            loop.dataloader_iterator.skip_iter(iteration)
+        self._draw_anew(iteration)
 
     def _draw_anew(self, iteration: int) -> None:
         state = np.random.SeedSequence([self.seed, iteration, get_rank()]).generate_state(1)[0]

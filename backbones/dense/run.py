@@ -184,6 +184,7 @@ def _set_precision(cfg, half: str | None, say: Callable[[str], None]) -> None:
 def _set_seeds(cfg, seed: int) -> None:
     """What `reproducible` needs: one seed for all, and data loading processes of an epoch each that it seeds."""
     cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
-    loader = cfg.train_dataloader
-    loader.persistent_workers = False
-    loader.worker_init_fn = dict(type="seed_worker")
+    cfg.train_dataloader.worker_init_fn = dict(type="seed_worker")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if cfg.get(name):
+            cfg[name].persistent_workers = False
