@@ -27,16 +27,20 @@ annotations = dict(type="LoadAnnotations", with_bbox=True, with_mask=True)
 train_pipeline = [dict(type="LoadImageFromFile"), annotations, resize, dict(type="PackDetInputs")]
 kept = "img_id", "img_path", "ori_shape", "img_shape", "scale_factor"
 test_pipeline = [dict(type="LoadImageFromFile"), resize, annotations, dict(type="PackDetInputs", meta_keys=kept)]
-train_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, metainfo=classes, pipeline=train_pipeline))
-val_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, metainfo=classes, pipeline=test_pipeline))
+train_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(data_root=data_root, metainfo=classes, pipeline=train_pipeline)
+)
+val_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(data_root=data_root, metainfo=classes, pipeline=test_pipeline)
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/instances_val2017.json")
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=10, val_interval=2)
+train_cfg = dict(max_epochs=8, val_interval=4)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type="CosineAnnealingLR", T_max=10, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", T_max=8, convert_to_iter_based=True),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
 default_hooks = dict(logger=dict(interval=25))
