@@ -24,7 +24,7 @@ from tools import predict, tiny_datasets, train, validate  # noqa: E402
 
 pytestmark = [  # of the libraries, about themselves
     pytest.mark.filterwarnings(f"ignore::{kind}:{module}")
-    for kind in ("UserWarning", "DeprecationWarning", "FutureWarning")
+    for kind in ("UserWarning", "DeprecationWarning", "FutureWarning", "ImportWarning")
     for module in ("mmengine", "mmcv", "mmdet", "mmseg", "pycocotools", "torch")
 ] + [pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")]
 
