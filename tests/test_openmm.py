@@ -1,5 +1,6 @@
 """backbones.openmm: the backbone, what is built around it, learning rates, CCNet's head."""
 
+import logging
 import pickle
 import re
 import subprocess
@@ -58,6 +59,13 @@ def dense_state_dict(golden: str) -> tuple[dict, dict]:
 
 def _tuple(x: str | tuple[str, ...]) -> tuple[str, ...]:
     return (x,) if isinstance(x, str) else x
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    logging.disable(logging.INFO)  # mmengine tells every parameter's settings
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
