@@ -206,9 +206,9 @@ def _freeze(model: nn.Module, stages: int, name: str) -> list[str]:
 def _translate(self: ZooBackbone, state_dict: dict, prefix: str, *_) -> None:
     """Puts an official detector's or segmentor's backbone in a state dict into our keys, before it is loaded."""
     inside = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-    if not self.family_model or not inside or inside.keys() & self.state_dict().keys():
-        return
     own = self.model.state_dict()
+    if not self.family_model or not inside or inside.keys() & {f"model.{key}" for key in own}:
+        return
     tensors = in_own_keys(inside, own, self.model, _catalogue.remaps()[self.family_model])
     of_maps = out_norms(tensors, matching.keys(self.family_model))
     norms = _by_output(self, tensors, of_maps)
