@@ -55,6 +55,8 @@ def train(
     runner.register_hook(reproducible.ReproducibleHook(seed))
     runner.register_hook(results)
     runner.train()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return results.metrics
 
 
@@ -149,7 +151,8 @@ def _runner(cfg, say: Callable[[str], None]) -> Runner:
 
 def _set_cpu(cfg, say: Callable[[str], None]) -> None:
     """Without a GPU: gloo instead of NCCL, float32 instead of fp16, batch norms that are not synchronised."""
-    cfg.setdefault("env_cfg", {})["dist_cfg"] = dict(backend="gloo")
+    if cfg.launcher != "none" and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")  # mmengine would choose a GPU first
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",
         device_ids=None,
