@@ -22,6 +22,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
 
+from backbones.dense import config as dense_config
+
 pytestmark = [  # of the libraries, about themselves
     pytest.mark.filterwarnings(f"ignore::{kind}:{module}")
     for kind in ("UserWarning", "DeprecationWarning", "FutureWarning", "ImportWarning")
@@ -103,6 +105,12 @@ def load(name: str) -> Config:
 def test_every_config_is_complete():
     for name in FILES:
         assert {"model", "train_dataloader", "val_evaluator", "optim_wrapper", "param_scheduler"} <= parsed(name).keys()
+
+
+@pytest.mark.slow
+def test_every_config_passes_the_checks_of_tools():
+    for file in FILES.values():
+        dense_config.load(file)
 
 
 @pytest.mark.parametrize("name", SAMPLE)

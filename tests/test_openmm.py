@@ -20,6 +20,7 @@ pytest.importorskip("mmseg", reason="mmseg is not installed: tools/install_mm.sh
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
+from backbones import weights
 from backbones.openmm import ZooBackbone, channels
 
 pytestmark = [  # of the libraries, about themselves
@@ -307,6 +308,18 @@ def test_an_official_detectors_file_loads_when_weights_are_initialised(golden, t
     again = ZooBackbone(name, checkpoint=str(tmp_path / "dense.pth"), out_norm=None if norms else "layer")
     with pytest.raises(ValueError, match="out_norm"):
         again.init_weights()
+
+
+def test_a_detectors_tag_loads_from_the_cache_norms_of_maps_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("BACKBONES_CACHE", str(tmp_path / "cache"))
+    state, norms = dense_state_dict("nat_mini")
+    torch.save({"state_dict": {f"backbone.{key}": value for key, value in state.items()}}, tmp_path / "dense.pth")
+    weights.import_file(tmp_path / "dense.pth", "nat_mini.coco_mask_rcnn_3x")
+    for name in (dict(model="nat_mini", pretrained="coco_mask_rcnn_3x"), dict(model="nat_mini.coco_mask_rcnn_3x")):
+        backbone = ZooBackbone(**(dict(pretrained=True) | name), out_norm="layer", out_norm_eps=1e-5)
+        backbone.init_weights()
+        assert torch.equal(backbone.out_norms[2].bias, norms[2, "bias"])
+        assert torch.equal(backbone.model.stages[0].blocks[0].attn.rpb, state["levels.0.blocks.0.attn.rpb"])
 
 
 def test_norms_of_some_maps_are_taken_from_those_of_all():
