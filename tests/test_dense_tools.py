@@ -131,7 +131,7 @@ def test_two_processes_take_the_step_of_one_with_the_doubled_batch(tiny, tmp_pat
     steady = (
         "model.backbone.model=test_cswin",
         "model.backbone.drop_path_rate=0.0",
-        "model.neck.num_outs=5",
+        "model.neck={'_delete_':True,'type':'FPN','out_channels':64,'num_outs':4}",
         "model.decode_head.loss_decode.class_weight=None",
         "optim_wrapper.optimizer={'_delete_':True,'type':'SGD','lr':1.0}",
         "optim_wrapper.clip_grad=None",

@@ -28,6 +28,7 @@ class ReproducibleHook(Hook):
         self._draw_anew(runner.iter)
 
     def before_train_epoch(self, runner) -> None:
+        self.saved = False  # a checkpoint of the epoch before
         self._draw_anew(runner.iter)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:

@@ -36,11 +36,11 @@ train_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**tiny, pipeli
 val_dataloader = dict(num_workers=1, dataset=dict(**tiny, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_iters=300, val_interval=100)
+train_cfg = dict(max_iters=400, val_interval=200)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20),
-    dict(type="PolyLR", power=0.9, begin=20, end=300, by_epoch=False),
+    dict(type="PolyLR", power=0.9, begin=20, end=400, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=10.0))
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=200))
 del classes, tiny, load, labels
