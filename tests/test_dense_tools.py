@@ -26,7 +26,10 @@ pytestmark = [  # of the libraries, about themselves
     pytest.mark.filterwarnings(f"ignore::{kind}:{module}")
     for kind in ("UserWarning", "DeprecationWarning", "FutureWarning", "ImportWarning")
     for module in ("mmengine", "mmcv", "mmdet", "mmseg", "pycocotools", "torch")
-] + [pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning")]
+] + [
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*FileIO:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
+]
 
 ROOT = Path(__file__).parents[1]
 DETECTION = ROOT / "configs/detection/tiny_mask_rcnn.py"

@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dense.add_argument("--threshold", type=float, default=0.3, help="the least score of an object that counts")
     args = parser.parse_args(argv)
     if args.checkpoint and (args.config or is_dense(args.checkpoint)):
-        cli.not_given(parser, args, ("model", "file", "classes", "topk", "csv", "amp"))
+        cli.not_given(parser, args, ("model", "file", "classes", "topk", "batch_size", "csv", "amp"))
     else:
         cli.not_given(parser, args, ("config", "cfg_options", "output", "threshold"))
     if bool(args.checkpoint) == bool(args.model):
@@ -112,7 +112,7 @@ def predict_dense(args: argparse.Namespace) -> int:
     report_unreadable(unreadable, len(images), args.skip_unreadable)
     folder = Path(args.output or "predictions")
     predictor = dense.Predictor(cfg, checkpoint, device_of(args.device))
-    reports = dense.predict(predictor, readable, folder, args.threshold, args.batch_size)
+    reports = dense.predict(predictor, readable, folder, args.threshold)
     content = json.dumps(dict(predictions=reports, unreadable=unreadable), indent=2).encode()
     write_atomically(Path(args.json or folder / "predictions.json"), content)
     table = Table(Column("image", overflow="fold"), "found")

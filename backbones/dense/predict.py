@@ -81,25 +81,25 @@ def readable(images: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
 
 
 def predict(
-    predictor: Predictor, images: Sequence[Path], folder: Path, threshold: float = THRESHOLD, batch_size: int = 1
+    predictor: Predictor, images: Sequence[Path], folder: Path, threshold: float = THRESHOLD
 ) -> list[dict[str, Any]]:
     """Draws every image's prediction into `folder`, and says what is there.
 
-    A segmentor's label map is saved beside the picture, as NAME_labels.png.
+    One at a time: segmentors refuse images of several sizes. A label map is saved beside its picture, as
+    NAME_labels.png.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names, reports = _names(images), []
-    for start in range(0, len(images), batch_size):
-        batch = range(start, min(start + batch_size, len(images)))
-        for i, sample in zip(batch, predictor([images[i] for i in batch]), strict=True):
-            picture = folder / f"{names[i]}.png"
-            predictor.draw(sample, picture, threshold)
-            report = predictor.describe(sample, threshold) | dict(picture=str(picture))
-            if "pred_sem_seg" in sample:
-                labels = folder / f"{names[i]}_labels.png"
-                Image.fromarray(np.uint8(sample.pred_sem_seg.data[0].cpu().numpy())).save(labels)
-                report["labels"] = str(labels)
-            reports.append(report)
+    reports = []
+    for path, name in zip(images, _names(images), strict=True):
+        (sample,) = predictor([path])
+        picture = folder / f"{name}.png"
+        predictor.draw(sample, picture, threshold)
+        report = predictor.describe(sample, threshold) | dict(picture=str(picture))
+        if "pred_sem_seg" in sample:
+            labels = folder / f"{name}_labels.png"
+            Image.fromarray(np.uint8(sample.pred_sem_seg.data[0].cpu().numpy())).save(labels)
+            report["labels"] = str(labels)
+        reports.append(report)
     return reports
 
 
