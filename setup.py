@@ -4,6 +4,9 @@ from setuptools import find_packages, setup
 
 TOOLS = ["timm>=1.0.31", "matplotlib>=3.8", "pyyaml>=6", "rich>=13", "scikit-learn>=1.4"]
 
+# tools/install_mm.sh installs these, and mmcv, which pip alone would build without its operators
+MM = ["onedl-mmengine==0.10.12", "onedl-mmdetection==3.5.1", "onedl-mmsegmentation==1.4.2"]
+
 setup(
     name="attention-backbones",
     version="0.1.0",
@@ -18,6 +21,7 @@ setup(
     install_requires=["torch>=2.7", "timm>=1.0.20"],
     extras_require={
         "tools": TOOLS,
+        "mm": MM,
         "test": [
             *TOOLS,
             "fvcore>=0.1.5.post20221221",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 
 from torch import Tensor, nn
 
-_OUT_NORM = re.compile(r"^\w*norm\w*(\.\d+)?\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
+_OUT_NORM = re.compile(r"^\w*norm\w*(\.\d+)?(\.norm)?\.(weight|bias|running_mean|running_var|num_batches_tracked)$")
 
 
 def in_own_keys(

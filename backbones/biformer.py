@@ -2,7 +2,7 @@
 
 Paper: BiFormer: Vision Transformer with Bi-Level Routing Attention, https://arxiv.org/abs/2303.08810.
 Official code: https://github.com/rayleizhu/BiFormer @ 1697bbb, MIT.
-Ours differs only in: maps that 7 x 7 regions do not divide are padded, as the official `auto_pad=True` does, so any
+Ours differs only in: maps that the regions do not divide are padded, as the official `auto_pad=True` does, so any
 input size runs; only the published configuration exists (no pooled keys, no soft or learnt routing).
 """
 
@@ -14,34 +14,36 @@ from ._backbone import Backbone, Stage, register_family, rename_keys
 from ._layers import MapConv2d, drop_path_rates
 from .ops._maps import pad_to_multiple
 
-REGIONS = 7  # a side
-
 
 class RoutingAttention(nn.Module):
-    """Multi-head attention to the `topk` most similar regions, plus a depth-wise convolution of the values."""
+    """Multi-head attention to the `topk` most similar regions, plus a depth-wise convolution of the values.
 
-    def __init__(self, dim: int, heads: int, topk: int):
+    The map has `regions` x `regions` of them.
+    """
+
+    def __init__(self, dim: int, heads: int, topk: int, regions: int):
         super().__init__()
-        self.heads, self.topk, self.scale = heads, topk, dim**-0.5
+        self.heads, self.topk, self.regions, self.scale = heads, topk, regions, dim**-0.5
         self.qkv = nn.Linear(dim, 3 * dim)
         self.lepe = MapConv2d(dim, dim, 5, padding=2, groups=dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, inside = pad_to_multiple(x, (REGIONS, REGIONS))
+        regions = self.regions, self.regions
+        x, inside = pad_to_multiple(x, regions)
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, H, W, 3, heads, head_dim)
         q, k, v = qkv.unbind(3)
         index = self.route(q.detach(), k.detach())
-        out = ops.routing_attention(q, k, v, index, regions=(REGIONS, REGIONS), scale=self.scale)
+        out = ops.routing_attention(q, k, v, index, regions=regions, scale=self.scale)
         out = out.flatten(3) + self.lepe(v.flatten(3))
         return self.proj(out[inside])
 
     def route(self, q: Tensor, k: Tensor) -> Tensor:
-        """The regions whose mean key is most like the mean query of each region, (B, 49, topk) (eq. 3-4)."""
+        """The regions whose mean key is most like the mean query of each region, (B, regions^2, topk) (eq. 3-4)."""
 
         def mean(x: Tensor) -> Tensor:
-            x = x.flatten(3).unflatten(2, (REGIONS, -1)).unflatten(1, (REGIONS, -1))  # (B, 7, h, 7, w, C)
-            return x.mean((2, 4)).flatten(1, 2)  # (B, 49, C)
+            x = x.flatten(3).unflatten(2, (self.regions, -1)).unflatten(1, (self.regions, -1))  # (B, R, h, R, w, C)
+            return x.mean((2, 4)).flatten(1, 2)  # (B, R * R, C)
 
         return (mean(q) @ mean(k).mT).topk(self.topk).indices
 
@@ -82,7 +84,8 @@ class Block(nn.Module):
 class BiFormer(Backbone):
     """BiFormer, or with `swin_layout` its Swin-T-shaped ablation: patch embeddings without overlap, no position conv.
 
-    `topks` are the regions each region attends to, per stage; None attends to the whole map.
+    `topks` are the regions each region attends to, per stage; None attends to the whole map. Maps are divided into
+    `regions` x `regions`: 7 in classification, 16 in the official detectors, 8 in the official segmentors.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class BiFormer(Backbone):
         dims: tuple[int, ...] = (64, 128, 256, 512),
         depths: tuple[int, ...] = (2, 2, 8, 2),
         topks: tuple[int | None, ...] = (1, 4, 16, None),
+        regions: int = 7,
         head_dim: int = 32,
         mlp_ratio: int = 3,
         swin_layout: bool = False,
@@ -103,7 +107,7 @@ class BiFormer(Backbone):
             blocks = [
                 Block(
                     dim,
-                    RoutingAttention(dim, dim // head_dim, topk) if topk else GlobalAttention(dim),
+                    RoutingAttention(dim, dim // head_dim, topk, regions) if topk else GlobalAttention(dim),
                     mlp_ratio,
                     position=not swin_layout,
                     drop_path=rate,

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 import backbones  # noqa: F401
 from backbones.classification import checkpoints, config, data
 from backbones.classification.train import Trainer
+from tools import train as tools_train
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs/classification").glob("*.yaml"))
@@ -181,6 +182,16 @@ def test_a_run_leaves_what_it_promises_and_resumes_to_the_same_weights(recipe, t
         again.task.get_eval_model(ema=True).state_dict(),
     )
     assert [row["epoch"] for row in table(run / "metrics.csv")] == ["0", "1", "2"]
+
+
+def test_flags_are_overrides(recipe, digits, tmp_path):
+    run = tmp_path / "flagged"
+    flags = ("--data", digits, "--output", run, "--seed", "3", "--amp", "bf16", "--cfg-options", "data.batch_size=40")
+    tools_train.main([*map(str, (recipe, "sched.epochs=1", *flags))])
+    written = yaml.safe_load((run / "config.yaml").read_text())
+    assert (written["run"]["seed"], written["run"]["amp"], written["data"]["batch_size"]) == (3, "bf16", 40)
+    tools_train.main([str(recipe), "--output", str(run), "--resume", "sched.epochs=2"])
+    assert len(table(run / "metrics.csv")) == 2
 
 
 def test_a_folder_with_checkpoints_is_not_overwritten(recipe):

@@ -1,6 +1,7 @@
-"""The classes of images: python tools/predict.py IMAGE|FOLDER ... --checkpoint runs/digits/model_best.pth.tar
+"""What a model sees in images: python tools/predict.py IMAGE|FOLDER ... --checkpoint runs/digits/model_best.pth.tar
 
---model NAME takes a published model instead. --csv and --json write what the table shows.
+--model NAME takes a published classifier instead. --csv and --json write what the table shows. The checkpoint of a
+detector or segmentor draws what it finds: --output FOLDER gets a picture of every image, and predictions.json.
 """
 
 import argparse
@@ -21,10 +22,14 @@ from backbones.classification import checkpoints, cli
 from backbones.classification.evaluate import device_of
 from backbones.classification.predict import Prediction, find_images, predict
 from backbones.classification.progress import write_atomically
+from backbones.dense.checkpoints import is_dense, restore
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    predictions, _ = run(parse(argv))
+    args = parse(argv)
+    if args.checkpoint and (args.config or is_dense(args.checkpoint)):
+        return predict_dense(args)
+    predictions, _ = run(args)
     show(predictions)
     return 0
 
@@ -44,7 +49,16 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--skip-unreadable", action="store_true", help="go on without images that cannot be read")
     parser.add_argument("--csv", help="write the predictions here, a row an image")
     parser.add_argument("--json", help="write the predictions here")
+    dense = parser.add_argument_group("detectors and segmentors")
+    dense.add_argument("--config", help="the config of a checkpoint that does not hold it")
+    dense.add_argument("--cfg-options", nargs="+", default=[], metavar="key.key=value", help="changes to the config")
+    dense.add_argument("--output", help="folder for pictures and predictions.json; default: predictions")
+    dense.add_argument("--threshold", type=float, default=0.3, help="the least score of an object that counts")
     args = parser.parse_args(argv)
+    if args.checkpoint and (args.config or is_dense(args.checkpoint)):
+        cli.not_given(parser, args, ("model", "file", "classes", "topk", "batch_size", "csv", "amp"))
+    else:
+        cli.not_given(parser, args, ("config", "cfg_options", "output", "threshold"))
     if bool(args.checkpoint) == bool(args.model):
         raise ValueError("give --checkpoint FILE or --model NAME")
     return args
@@ -68,12 +82,7 @@ def run(args: argparse.Namespace) -> tuple[list[Prediction], dict[str, str]]:
         device_of(args.device),
         args.amp,
     )
-    for path, reason in unreadable.items():
-        print(f"unreadable: {path}: {reason}", file=sys.stderr)
-    if unreadable and not args.skip_unreadable:
-        raise ValueError(
-            f"{len(unreadable)} of {len(images)} images cannot be read, nothing was written; --skip-unreadable goes on"
-        )
+    report_unreadable(unreadable, len(images), args.skip_unreadable)
     if args.csv:
         write_atomically(Path(args.csv), as_csv(predictions).encode())
     if args.json:
@@ -82,6 +91,36 @@ def run(args: argparse.Namespace) -> tuple[list[Prediction], dict[str, str]]:
     if unreadable:
         print(f"{len(unreadable)} of {len(images)} images skipped", file=sys.stderr)
     return predictions, unreadable
+
+
+def report_unreadable(unreadable: dict[str, str], images: int, skip: bool) -> None:
+    for path, reason in unreadable.items():
+        print(f"unreadable: {path}: {reason}", file=sys.stderr)
+    if unreadable and not skip:
+        raise ValueError(
+            f"{len(unreadable)} of {images} images cannot be read, nothing was written; --skip-unreadable goes on"
+        )
+
+
+def predict_dense(args: argparse.Namespace) -> int:
+    """Draws and writes what a detector or segmentor finds."""
+    images = find_images(args.images, args.recursive)
+    cfg, checkpoint = restore(args.checkpoint, args.config, args.cfg_options)
+    from backbones.dense import predict as dense
+
+    readable, unreadable = dense.readable(images)
+    report_unreadable(unreadable, len(images), args.skip_unreadable)
+    folder = Path(args.output or "predictions")
+    predictor = dense.Predictor(cfg, checkpoint, device_of(args.device))
+    reports = dense.predict(predictor, readable, folder, args.threshold)
+    content = json.dumps(dict(predictions=reports, unreadable=unreadable), indent=2).encode()
+    write_atomically(Path(args.json or folder / "predictions.json"), content)
+    table = Table(Column("image", overflow="fold"), "found")
+    for report in reports:
+        table.add_row(Text(report["path"]), Text(dense.summary(report)))
+    Console().print(table)
+    print(f"pictures: {folder}")
+    return 0
 
 
 def show(predictions: list[Prediction]) -> None:

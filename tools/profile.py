@@ -1,6 +1,7 @@
-"""Profiles timm models side by side.
+"""Profiles timm models, and whole detectors and segmentors, side by side.
 
 python tools/profile.py 'biformer*' convnext_tiny --size 224 512 --output runs/profile
+python tools/profile.py configs/detection/mask_rcnn_biformer_s_1x.py --size 800x1280
 
 Parameters, GMACs (total and by kind), activations, latency (median with its 95% interval, p95), throughput, peak
 memory, GMAC/s and their share of what the device's matrix product reaches. Models take turns in every round. --output
@@ -51,7 +52,9 @@ else:
 
     def main(argv: Sequence[str] | None = None) -> int:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("models", nargs="+", metavar="MODEL", help="names, also with * and ? in quotes")
+        parser.add_argument(
+            "models", nargs="+", metavar="MODEL", help="names, also with * and ? in quotes; config files"
+        )
         parser.add_argument("--size", nargs="+", type=size, metavar="N|HxW", help="default: each model's own")
         parser.add_argument("--batch", nargs="+", type=int, default=[1])
         parser.add_argument("--device", default="cpu")
@@ -71,7 +74,7 @@ else:
             args.device, args.dtype, args.train, args.compile, args.channels_last, rounds=args.rounds
         )
         console = Console()
-        console.width = max(console.width, 150)  # narrower, columns would lose their digits
+        console.width = max(console.width, 125 + max(map(len, names)))  # narrower, columns would lose their digits
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("building models")
 

@@ -1,7 +1,9 @@
-"""Top-1, top-5 and loss of a trained checkpoint or a published model on a data set.
+"""What a checkpoint or a published model is worth on a data set: top-1, top-5 and loss; AP of boxes and masks; mIoU.
 
 python tools/validate.py runs/digits/model_best.pth.tar
 python tools/validate.py --model cswin_t --data IMAGENET [--file official.pth]
+python tools/validate.py runs/tiny_mask_rcnn/epoch_8.pth --pictures 12
+python tools/validate.py official.pth --config configs/detection/NAME.py --data COCO
 """
 
 import argparse
@@ -15,6 +17,7 @@ from backbones.classification import checkpoints, cli, data
 from backbones.classification.config import Data
 from backbones.classification.evaluate import device_of, evaluate
 from backbones.classification.progress import write_atomically
+from backbones.dense.checkpoints import is_dense, restore
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-ema", action="store_true", help="the plain weights, not the averaged ones")
     parser.add_argument("--skip-unreadable", action="store_true", help="pass over images that cannot be read")
     parser.add_argument("--json", help="write the result here")
+    dense = parser.add_argument_group(
+        "detectors and segmentors", "checkpoints of tools/train.py CONFIG.py; with --data"
+    )
+    dense.add_argument("--config", help="the config of a checkpoint that does not hold it")
+    dense.add_argument("--cfg-options", nargs="+", default=[], metavar="key.key=value", help="changes to the config")
+    dense.add_argument("--output", help="folder for the log and pictures; default: validation beside the checkpoint")
+    dense.add_argument("--pictures", type=int, default=0, metavar="N", help="draw the first N images, truth beside it")
     args = parser.parse_args(argv)
+    if args.checkpoint and (args.config or is_dense(args.checkpoint)):
+        cli.only_given(parser, args, ("checkpoint", "data", "json", "config", "cfg_options", "output", "pictures"))
+        return validate_dense(args)
+    cli.not_given(parser, args, ("config", "cfg_options", "output", "pictures"))
     if bool(args.checkpoint) == bool(args.model):
         raise ValueError("give a checkpoint or --model NAME")
 
@@ -75,6 +89,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             checkpoint=args.checkpoint, model=args.model, data=source.root or source.dataset, split=source.val_split
         )
         write_atomically(Path(args.json), json.dumps(about | metrics, indent=2).encode())
+    return 0
+
+
+def validate_dense(args: argparse.Namespace) -> int:
+    cfg, checkpoint = restore(args.checkpoint, args.config, args.cfg_options, args.data)
+    from rich.console import Console
+
+    from backbones.dense import run
+
+    output = Path(args.output or Path(args.checkpoint).parent / "validation")
+    metrics = run.evaluate(cfg, checkpoint, output, args.pictures)
+    if run.is_first():
+        Console().print(run.table(metrics))
+        if args.json:
+            root = cfg.test_dataloader.dataset.data_root
+            write_atomically(Path(args.json), run.as_json(metrics, checkpoint=args.checkpoint, data=root).encode())
     return 0
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import timm
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import _catalogue, flops
 from . import memory
+from . import models as known
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -77,12 +79,17 @@ class Row:
 
 
 def resolve(names: Iterable[str]) -> list[str]:
-    """Model names, where `names` may hold the wildcards * and ?; without the zoo's tiny models for tests.
+    """Model names, where `names` may hold the wildcards * and ?, without the zoo's tiny ones for tests; config files.
 
     Raises ValueError for a name or pattern that fits no model, saying which are near.
     """
     found: dict[str, None] = {}
     for name in names:
+        if known.is_config(name):
+            if not Path(name).is_file():
+                raise ValueError(f"no config file {name}")
+            found[name] = None
+            continue
         if timm.is_model(name.split(".")[0]):
             found[name] = None
             continue
@@ -178,7 +185,7 @@ def _best(run: Callable[[], object], setup: Setup) -> float:
 
 
 def _build(name: str, setup: Setup) -> nn.Module:
-    model = timm.create_model(name).train(setup.train).to(setup.device)
+    model = known.create(name).train(setup.train).to(setup.device)
     return model.to(memory_format=torch.channels_last) if setup.channels_last else model
 
 
@@ -187,7 +194,10 @@ def _counted(name: str, model: nn.Module, size: tuple[int, int] | None, batch: i
     row = Row(name, height, width, batch, params=sum(p.numel() for p in model.parameters()), top1=_top1(name))
 
     def fill() -> None:
-        count = flops.count(model.eval(), (height, width))
+        size = (height, width)
+        if known.is_config(name):  # the regions that a detector looks at depend on the image: it has to be computed
+            size = torch.randn(1, _chans(model), *size, device=next(model.parameters()).device)
+        count = flops.count(model.eval(), size)
         row.gmacs, row.activations, row.counted_zero = count.gmacs, count.activations, count.zero
         row.gmacs_by_kind = {kind: macs / 1e9 for kind, macs in count.by_kind.items()}
         row.gmacs_by_part = {part: macs / 1e9 for part, macs in _parts(count.by_module).items()}
@@ -199,14 +209,18 @@ def _counted(name: str, model: nn.Module, size: tuple[int, int] | None, batch: i
 
 
 def _parts(by_module: dict[str, int]) -> dict[str, int]:
-    """The model's children; a child whose children are numbered (stages, layers, blocks) is split into those."""
+    """The model's children; a child whose children are numbered (stages, layers, blocks) is split into those.
+
+    So is one that nobody calls itself, such as the head of a detector.
+    """
     split = {path.split(".")[0] for path in by_module if path.count(".") == 1 and path.split(".")[1].isdigit()}
-    split = {name for name in split if name in ("stages", "layers", "blocks", "features")}
-    return {
-        path: macs
-        for path, macs in by_module.items()
-        if path and (("." not in path and path not in split) or (path.count(".") == 1 and path.split(".")[0] in split))
-    }
+    whole = set(by_module) - {"", *(name for name in split if name in ("stages", "layers", "blocks", "features"))}
+    return {path: by_module[path] for path in by_module if path in whole and not _above(path) & whole}
+
+
+def _above(path: str) -> set[str]:
+    names = path.split(".")
+    return {".".join(names[:i]) for i in range(1, len(names))}
 
 
 def _top1(name: str) -> float | None:

@@ -11,11 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext, suppress
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from .. import ops
+from . import models
 
 OUT_OF_MEMORY = "out of memory"
 
@@ -77,7 +77,7 @@ def _child(
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        model = timm.create_model(name).train(train).to(memory_format=layout)
+        model = models.create(name).train(train).to(memory_format=layout)
         x = torch.randn(shape).contiguous(memory_format=layout)
         with suppress(Exception):  # what libraries allocate once; models of a fixed size refuse, and show more
             step(model, x[:1, :, :32, :32], train, dtype)

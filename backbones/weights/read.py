@@ -155,6 +155,7 @@ def unwrap(content: Any, ema: bool | None = None, what: str = "the checkpoint") 
     if all(key.startswith("model.") for key in tensors):
         tensors = {key.removeprefix("model."): value for key, value in tensors.items()}
     inside = {key.removeprefix("backbone."): v for key, v in tensors.items() if key.startswith("backbone.")}
+    inside = {key.removeprefix("model."): v for key, v in inside.items()}  # of a ZooBackbone
     return Checkpoint(inside or tensors, averaged, dense=bool(inside))
 
 

@@ -1,0 +1,65 @@
+"""Mask R-CNN with a feature pyramid (https://arxiv.org/abs/1703.06870), in mmdet's settings."""
+
+strides = [4, 8, 16, 32]
+boxes = dict(type="DeltaXYWHBBoxCoder", target_means=[0.0] * 4, target_stds=[1.0] * 4)
+regions = dict(type="SingleRoIExtractor", out_channels=256, featmap_strides=strides)
+nms = dict(nms_pre=2000, max_per_img=1000, nms=dict(type="nms", iou_threshold=0.7), min_bbox_size=0)
+model = dict(
+    type="ZooModel",
+    method="MaskRCNN",
+    data_preprocessor=dict(
+        type="DetDataPreprocessor",
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_mask=True,
+        pad_size_divisor=32,
+    ),
+    backbone=dict(type="ZooBackbone", pretrained=True),
+    neck=dict(type="FPN", out_channels=256, num_outs=5),
+    rpn_head=dict(
+        type="RPNHead",
+        in_channels=256,
+        feat_channels=256,
+        anchor_generator=dict(type="AnchorGenerator", scales=[8], ratios=[0.5, 1.0, 2.0], strides=[*strides, 64]),
+        bbox_coder=boxes,
+        loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True),
+        loss_bbox=dict(type="L1Loss"),
+    ),
+    roi_head=dict(
+        type="StandardRoIHead",
+        bbox_roi_extractor=dict(**regions, roi_layer=dict(type="RoIAlign", output_size=7, sampling_ratio=0)),
+        bbox_head=dict(
+            type="Shared2FCBBoxHead",
+            in_channels=256,
+            num_classes=80,
+            bbox_coder=dict(boxes, target_stds=[0.1, 0.1, 0.2, 0.2]),
+            loss_cls=dict(type="CrossEntropyLoss"),
+            loss_bbox=dict(type="L1Loss"),
+        ),
+        mask_roi_extractor=dict(**regions, roi_layer=dict(type="RoIAlign", output_size=14, sampling_ratio=0)),
+        mask_head=dict(
+            type="FCNMaskHead", in_channels=256, num_classes=80, loss_mask=dict(type="CrossEntropyLoss", use_mask=True)
+        ),
+    ),
+    train_cfg=dict(
+        rpn=dict(
+            assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.7, neg_iou_thr=0.3, min_pos_iou=0.3),
+            sampler=dict(type="RandomSampler", num=256, pos_fraction=0.5, add_gt_as_proposals=False),
+            allowed_border=-1,
+            pos_weight=-1,
+        ),
+        rpn_proposal=nms,
+        rcnn=dict(
+            assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.5, min_pos_iou=0.5),
+            sampler=dict(type="RandomSampler", num=512, pos_fraction=0.25),
+            mask_size=28,
+            pos_weight=-1,
+        ),
+    ),
+    test_cfg=dict(
+        rpn=dict(nms, nms_pre=1000),
+        rcnn=dict(score_thr=0.05, nms=dict(type="nms", iou_threshold=0.5), max_per_img=100, mask_thr_binary=0.5),
+    ),
+)
+del strides, boxes, regions, nms

@@ -1,0 +1,9 @@
+_base_ = "cascade_mask_rcnn_nat_mini_3x.py"
+
+model = dict(backbone=dict(model="nat_b", drop_path_rate=0.5))
+published = dict(
+    method="Cascade Mask RCNN 3x",
+    box_mAP=52.3,
+    mask_mAP=45.1,
+    source="SHI-Labs/Neighborhood-Attention-Transformer@d334f5b NAT.md + DiNAT paper (arXiv 2209.15001) Tables 7, IV",
+)

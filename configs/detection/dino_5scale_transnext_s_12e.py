@@ -1,0 +1,4 @@
+_base_ = "dino_5scale_transnext_t_12e.py"
+
+model = dict(backbone=dict(model="transnext_s", drop_path_rate=0.5))
+published = dict(method="DINO 5scale 12ep", box_mAP=56.6, source="DaiShiResearch/TransNeXt@c8a9974 README.md")

@@ -1,0 +1,5 @@
+_base_ = "_base_/mask_rcnn_3x.py"
+
+model = dict(backbone=dict(model="ravlt_s", drop_path_rate=0.15, norm_eval=True, out_norm="layer"))
+optim_wrapper = dict(type="AmpOptimWrapper", paramwise_cfg=dict(norm_decay_mult=0.0))
+published = dict(method="Mask RCNN 3x", box_mAP=51.4, mask_mAP=45.5, source="qhfan/RALA@a86314f README.md")

@@ -1,0 +1,13 @@
+"""The official detectors and segmentors group tokens as CrossFormer does, unlike ImageNet's CrossFormer++.
+
+The result is published, a config is not: stochastic depth is that of CrossFormer-B.
+"""
+
+_base_ = "retinanet_crossformer_s_1x.py"
+
+model = dict(
+    backbone=dict(
+        model="crossformerpp_b", drop_path_rate=0.3, options=dict(groups=(7, 7, 7, 7), intervals=(8, 4, 2, 1))
+    )
+)
+published = dict(method="RetinaNet 1x", box_mAP=46.6, source="cheerss/CrossFormer@7952010 README.md")

@@ -1,0 +1,8 @@
+_base_ = "upernet_dinat_mini_160k.py"
+
+model = dict(backbone=dict(model="dinat_s", drop_path_rate=0.5))
+published = dict(
+    method="UPerNet 160k",
+    mIoU=48.9,
+    source="SHI-Labs/Neighborhood-Attention-Transformer@d334f5b DiNAT.md + DiNAT paper (arXiv 2209.15001) Tables 8, VI",
+)
