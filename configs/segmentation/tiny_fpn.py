@@ -1,4 +1,4 @@
-"""The digits of tools/tiny_datasets.py, from scratch, in minutes on a CPU: a small backbone, whose maps begin at 1/16."""
+"""The digits of tools/tiny_datasets.py, from scratch, in minutes on a CPU: a small backbone of coarse maps."""
 
 _base_ = "_base_/semantic_fpn_80k.py"
 custom_imports = dict(imports=["backbones.openmm", "backbones.openmm.finer_fpn"])
