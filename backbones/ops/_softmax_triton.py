@@ -22,16 +22,20 @@ def load_rows(X, strides, b, y, x, n, inside, D, BD: tl.constexpr, UNIT: tl.cons
     Strides are multiples of UNIT, a power of two: Triton knows it by itself only of multiples of 16.
     """
     d = tl.arange(0, BD)
-    X += tl.multiple_of(b.to(tl.int64) * strides[0], UNIT)
-    row = tl.multiple_of(y * strides[1] + x * strides[2] + n * strides[3], UNIT)
+    image, row = b.to(tl.int64) * strides[0], y * strides[1] + x * strides[2] + n * strides[3]
+    if UNIT > 1:  # a hint of 1 would hide what Triton knows
+        image, row = tl.multiple_of(image, UNIT), tl.multiple_of(row, UNIT)
+    X += image
     return tl.load(X + (row[:, None] + d), inside[:, None] & (d < D), 0.0)
 
 
 @triton.jit
 def store_rows(X, strides, b, y, x, n, values, inside, D, BD: tl.constexpr, UNIT: tl.constexpr = 1):
     d = tl.arange(0, BD)
-    X += tl.multiple_of(b.to(tl.int64) * strides[0], UNIT)
-    row = tl.multiple_of(y * strides[1] + x * strides[2] + n * strides[3], UNIT)
+    image, row = b.to(tl.int64) * strides[0], y * strides[1] + x * strides[2] + n * strides[3]
+    if UNIT > 1:
+        image, row = tl.multiple_of(image, UNIT), tl.multiple_of(row, UNIT)
+    X += image
     tl.store(X + (row[:, None] + d), values.to(X.dtype.element_ty), inside[:, None] & (d < D))
 
 

@@ -266,5 +266,5 @@ def inputs(B: int, H: int, W: int, N: int, D: int, E: int, block_size: int, halo
     """Strided, and no argument at its default: an implementation that drops one must differ."""
     q = torch.randn(B, -(-H // stride), -(-W // stride), 2, N, D, **kw)[:, :, :, 0]
     k, v = torch.randn(B, H, W, N, D + E, **kw).split([D, E], -1)
-    tables = (torch.randn(2 * (block_size + 2 * halo_size) - 1, D, **kw) for _ in range(2))
+    tables = (0.3 * torch.randn(2 * (block_size + 2 * halo_size) - 1, D, **kw) for _ in range(2))
     return q, k, v, *tables, block_size, halo_size, stride, 0.3
