@@ -8,8 +8,11 @@ import argparse
 import json
 import multiprocessing
 import os
+import shlex
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from backbones.classification import cli
@@ -39,18 +42,41 @@ def main() -> int:
         found = [kernel for some in pool.map(compile_, *zip(*jobs, strict=True)) for kernel in some]
     if args.json:
         args.json.write_text(json.dumps([kernel._asdict() for kernel in found], indent=1) + "\n")
+    text = (
+        f"{table(found)}\n{len(found)} kernels compiled, {sum(kernel.spilled > 0 for kernel in found)} of them spill.\n"
+    )
     if args.markdown:
-        args.markdown.write_text(table(found))
-    print(table(found), end="")
-    print(f"\n{len(found)} kernels compiled, {sum(kernel.spilled > 0 for kernel in found)} of them spill")
+        about = dict(triton=version("triton"), command=shlex.join(["python", *sys.argv]))
+        args.markdown.write_text("".join(f"- {key}: {value}\n" for key, value in about.items()) + f"\n{text}")
+    print(text, end="")
     return 0
 
 
 def table(found: list[kernels.Kernel]) -> str:
-    """In Markdown: registers a thread, bytes of shared memory a program, bytes spilled a thread, warps a program."""
-    columns = kernels.Kernel._fields
-    rows = [columns, ["--:" if name in columns[4:] else "---" for name in columns], *found]
-    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in rows)
+    """In Markdown, the most of all sizes: registers a thread, bytes of shared memory a program, bytes spilled a thread.
+
+    Figures are those of the compute capabilities in the header, in their order.
+    """
+    targets = sorted({kernel.target for kernel in found})
+    columns = ["op", "kernel", "dtype", "sizes", "registers", "shared", "spilled"]
+    rows = []
+    for (op, name, dtype), same in _grouped(found, "op", "kernel", "dtype").items():
+        of = _grouped(same, "target")
+        most = [
+            " / ".join(str(max(getattr(kernel, key) for kernel in of[target,])) for target in targets)
+            for key in columns[4:]
+        ]
+        rows.append([op, f"`{name}`", dtype, len({kernel.case for kernel in same}), *most])
+    lines = [columns, ["---"] * 3 + ["--:"] * 4, *rows]
+    header = f"Compute capability {' / '.join(f'{n // 10}.{n % 10}' for n in targets)}.\n\n"
+    return header + "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _grouped(found: list[kernels.Kernel], *keys: str) -> dict[tuple, list[kernels.Kernel]]:
+    groups: dict[tuple, list[kernels.Kernel]] = {}
+    for kernel in found:
+        groups.setdefault(tuple(getattr(kernel, key) for key in keys), []).append(kernel)
+    return groups
 
 
 if __name__ == "__main__":

@@ -177,10 +177,10 @@ def _settings(q: Tensor, bias: Tensor | None, window: tuple[int, int], interval:
     exact = q.dtype == torch.float32
     block = min((16 if D > 64 else 32) if exact else 64, lanes(h * w))
     whole = h * w <= block
-    if exact or D > 64 or (bias is not None and not whole):
+    if D > 64 or (bias is not None and not whole and not exact):
         warps = 8
     else:
-        warps = max(1, block // 16)
+        warps = 4 if exact else max(1, block // 16)
     constants = dict(D=D, BIASED=bias is not None, PRECISION=precision(q), BLOCK=block, BD=lanes(D), WHOLE=whole)
     constants |= dict(num_warps=warps, num_stages=1 if exact else 2)
     return (H, W, h, w, interval, across, per_image), B * per_image, constants
