@@ -156,6 +156,11 @@ def test_a_model_whose_op_is_wrong_is_not_reported(monkeypatch, quick):
     assert all(row.median and row.memory for row in rows if row.impl == "reference")
 
 
+def test_implementations_can_be_left_out(quick):
+    rows = benchmark.operators(["channel_attention"], Setup(rounds=1), cases="SMALL", without=["flex", "dense_sdpa"])
+    assert {row.impl for row in rows} == {"reference", "sdpa"}
+
+
 def test_ceilings_are_positive():
     setup = Setup()
     assert 0 < copy_peak(setup) < 1e5 and 0 < matmul_peak(setup) < 1e6
@@ -207,6 +212,7 @@ def test_speeds_pair_cases():
         (["routing_atention"], 'no model fits "routing_atention"'),
         (["--dtype", "float8"], 'no dtype "float8"'),
         (["--batch", "0"], "a batch of 0: at least 1"),
+        (["--without", "reference"], "--without reference: there are banded, complex, dense_sdpa, flex"),
     ],
 )
 def test_what_cannot_be_is_an_error_that_says_what_can(arguments, message):

@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16; of models by autocast")
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="implementations to leave out: flex")
     parser.add_argument("--output", type=Path, metavar="STEM", help="for STEM.json, .md and .png")
     parser.add_argument("--check", action="store_true", help="judge the targets; the exit status is 1 if one is missed")
     args = parser.parse_args(argv)
@@ -64,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = benchmark.ops_by_name()
     ops = [name for name in args.names if name in known] if args.names else list(known)
     models = profiling.resolve(name for name in args.names if name not in known)
+    timed = {impl for name in known for impl in benchmark.implementations(name)} - {"reference"}
+    if unknown := set(args.without) - timed:
+        raise ValueError(f"--without {', '.join(sorted(unknown))}: there are {', '.join(sorted(timed))}")
 
     about = profiling.environment(args.device) | versions()
     about |= dict(dtype=args.dtype, rounds=args.rounds, commit=commit())
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = Benchmark(about, 2e-3 * matmul_peak(setup), copy_peak(setup))
         for name in [*ops, *models]:
             if name in known:
-                result.rows += benchmark.operators([name], setup, batch, progress=progress)
+                result.rows += benchmark.operators([name], setup, batch, progress=progress, without=args.without)
             else:
                 result.rows += benchmark.models([name], setup, batch or 4, args.size, progress)
             if args.check:

@@ -82,22 +82,29 @@ def operators(
     batch: int | None = None,
     cases: str = "REAL",
     progress: Progress = lambda *_: None,
+    without: Sequence[str] = (),
 ) -> list[Row]:
     """Rows of every case, step and implementation of these ops; `batch` replaces that of the cases.
 
     Beside the op's own implementations run those of `rivals`, compiled, and as a yardstick dense attention of as many
-    multiply-adds, which computes something else. What is not as exact as `check.excess` wants is not timed.
+    multiply-adds, which computes something else; those in `without` do not. What is not as exact as `check.excess`
+    wants is not timed.
     """
     todo = [(name, case) for name in names for case in getattr(ops_by_name()[name], cases)]
     rows = []
     for i, (name, case) in enumerate(todo):
         case = case if batch is None else case | dict(B=batch)
         progress(f"{name} {_words(case)}", i, len(todo))
-        rows += _case(name, case, setup)
+        rows += _case(name, case, setup, without)
     return rows
 
 
-def _case(name: str, case: dict, setup: Setup) -> list[Row]:
+def implementations(name: str) -> set[str]:
+    """What `operators` runs of an op."""
+    return {*ops_by_name()[name].IMPLS, *RIVALS[name], YARDSTICK}
+
+
+def _case(name: str, case: dict, setup: Setup, without: Sequence[str] = ()) -> list[Row]:
     module, dtype = ops_by_name()[name], DTYPES[setup.dtype]
     torch.manual_seed(0)
     args = module.inputs(**case, device=setup.device, dtype=dtype)
@@ -110,6 +117,8 @@ def _case(name: str, case: dict, setup: Setup) -> list[Row]:
     rows, turns = [], {}
     torch.compiler.reset()
     for impl, entry in _entries(name, module, args, macs[FORWARD]).items():
+        if impl in without:
+            continue
         mine = [Row(**common, step=step, impl=impl, gmacs=macs[step] / 1e9, gigabytes=moved[step]) for step in STEPS]
         rows += mine
         if not isinstance(entry, Entry):
