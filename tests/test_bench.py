@@ -12,12 +12,12 @@ from torch.nn.attention.flex_attention import create_block_mask
 from backbones import benchmark
 from backbones.benchmark import measure, report, rivals, targets
 from backbones.benchmark.rivals import RIVALS, _halos, _windows, dense
-from backbones.ops._impl import Impl
+from backbones.ops._impl import Impl, modules
 from backbones.profiling import Setup
 from backbones.profiling.measure import copy_peak, matmul_peak
 from tools import bench as tool
 
-OPS = benchmark.ops_by_name()
+OPS = modules()
 MAKERS = [(op, rival) for op, made in RIVALS.items() for rival, make in made.items() if callable(make)]
 UNCOMPILED = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 

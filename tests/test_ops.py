@@ -1,22 +1,17 @@
 """Every implementation of every op against its reference: values, gradients, bad input, compilability."""
 
-import importlib
 import itertools
-import pkgutil
 
 import pytest
 import torch
 from close import assert_close_to
 
 import backbones.ops
+from backbones.ops._impl import modules
 from backbones.ops._maps import pad_to_multiple, partition, unpartition
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OPS = {
-    m.name: importlib.import_module(f"backbones.ops.{m.name}")
-    for m in pkgutil.iter_modules(backbones.ops.__path__)
-    if not m.name.startswith("_") and not m.name.endswith("_triton")
-}
+OPS = modules()
 IMPLS = [(op, name) for op, module in OPS.items() for name in module.IMPLS]
 CASES = [(op, name, i) for op, name in IMPLS for i in range(len(OPS[op].SMALL))]
 

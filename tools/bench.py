@@ -25,6 +25,7 @@ from rich.progress import Progress
 from backbones import benchmark, profiling
 from backbones.benchmark.report import LEGEND, Benchmark
 from backbones.classification import cli
+from backbones.ops._impl import modules
 from backbones.profiling.measure import copy_peak, matmul_peak
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError(f"a batch of {args.batch}: at least 1")
     setup = profiling.Setup(args.device, args.dtype, rounds=args.rounds)
     batch = args.batch or (64 if torch.device(args.device).type == "cuda" else None)
-    known = benchmark.ops_by_name()
+    known = modules()
     ops = [name for name in args.names if name in known] if args.names else list(known)
     models = profiling.resolve(name for name in args.names if name not in known)
     timed = {impl for name in known for impl in benchmark.implementations(name)} - {"reference"}

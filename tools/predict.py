@@ -27,7 +27,7 @@ from backbones.dense.checkpoints import is_dense, restore
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    if args.checkpoint and (args.config or is_dense(args.checkpoint)):
+    if args.dense:
         return predict_dense(args)
     predictions, _ = run(args)
     show(predictions)
@@ -55,7 +55,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dense.add_argument("--output", help="folder for pictures and predictions.json; default: predictions")
     dense.add_argument("--threshold", type=float, default=0.3, help="the least score of an object that counts")
     args = parser.parse_args(argv)
-    if args.checkpoint and (args.config or is_dense(args.checkpoint)):
+    args.dense = bool(args.checkpoint and (args.config or is_dense(args.checkpoint)))
+    if args.dense:
         cli.not_given(parser, args, ("model", "file", "classes", "topk", "batch_size", "csv", "amp"))
     else:
         cli.not_given(parser, args, ("config", "cfg_options", "output", "threshold"))

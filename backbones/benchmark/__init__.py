@@ -1,6 +1,6 @@
 """Times of ops and of whole models against what PyTorch offers, reported only where the results agree."""
 
-from .measure import STEPS, Row, implementations, models, operators, ops_by_name
+from .measure import STEPS, Row, implementations, models, operators
 from .targets import Verdict, judge
 
-__all__ = ["STEPS", "Row", "Verdict", "implementations", "judge", "models", "operators", "ops_by_name"]
+__all__ = ["STEPS", "Row", "Verdict", "implementations", "judge", "models", "operators"]

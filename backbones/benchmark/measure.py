@@ -1,8 +1,6 @@
 """Times implementations in turns, once their results are found right."""
 
 import copy
-import importlib
-import pkgutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import flops, ops
+from ..ops._impl import modules
 from ..profiling import Setup, memory
 from ..profiling.measure import DTYPES, in_turns
 from .check import excess
@@ -68,14 +67,6 @@ class Entry(NamedTuple):
     checked: bool = True
 
 
-def ops_by_name() -> dict[str, ModuleType]:
-    return {
-        module.name: importlib.import_module(f"{ops.__name__}.{module.name}")
-        for module in pkgutil.iter_modules(ops.__path__)
-        if not module.name.startswith("_") and not module.name.endswith("_triton")
-    }
-
-
 def operators(
     names: Sequence[str],
     setup: Setup,
@@ -90,7 +81,7 @@ def operators(
     multiply-adds, which computes something else; those in `without` do not. What is not as exact as `check.excess`
     wants is not timed.
     """
-    todo = [(name, case) for name in names for case in getattr(ops_by_name()[name], cases)]
+    todo = [(name, case) for name in names for case in getattr(modules()[name], cases)]
     rows = []
     for i, (name, case) in enumerate(todo):
         case = case if batch is None else case | dict(B=batch)
@@ -101,11 +92,11 @@ def operators(
 
 def implementations(name: str) -> set[str]:
     """What `operators` runs of an op."""
-    return {*ops_by_name()[name].IMPLS, *RIVALS[name], YARDSTICK}
+    return {*modules()[name].IMPLS, *RIVALS[name], YARDSTICK}
 
 
 def _case(name: str, case: dict, setup: Setup, without: Sequence[str] = ()) -> list[Row]:
-    module, dtype = ops_by_name()[name], DTYPES[setup.dtype]
+    module, dtype = modules()[name], DTYPES[setup.dtype]
     torch.manual_seed(0)
     args = module.inputs(**case, device=setup.device, dtype=dtype)
     grad = torch.randn_like(module.reference(*args))

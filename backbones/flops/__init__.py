@@ -5,9 +5,7 @@ They are those of convolutions, linear layers and matrix products, attention inc
 is listed. An op of this package costs what its definition multiplies, whichever implementation runs.
 """
 
-import importlib
 import math
-import pkgutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula, sdpa_flop_count
 
 from .. import ops
+from ..ops._impl import modules
 
 KINDS = "convolution", "linear", "attention", "other"
 
@@ -135,11 +134,8 @@ def _register(op: str, multiply_adds: Callable[..., int]) -> None:
         return 4 * multiply_adds(*shapes[-inputs:])  # two products for each of the forward pass
 
 
-for _op in pkgutil.iter_modules(ops.__path__):
-    if _op.name.endswith("_triton"):
-        continue
-    _module = importlib.import_module(f"{ops.__name__}.{_op.name}")
-    for _name in (_op.name, f"{_op.name}_triton"):
+for _op, _module in modules().items():
+    for _name in (_op, f"{_op}_triton"):
         if hasattr(_module, "multiply_adds") and hasattr(torch.ops.backbones, _name):
             _register(_name, _module.multiply_adds)
 

@@ -1,8 +1,12 @@
 """How an op picks one of its implementations."""
 
 import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -23,6 +27,13 @@ def implementations(**impls: Impl) -> dict[str, Impl]:
     """An op's table, fastest first; the last takes anything."""
     _names.update(impls)
     return impls
+
+
+def modules() -> dict[str, ModuleType]:
+    """Every op's module, by the op's name: what has its reference, implementations, sample inputs and multiply-adds."""
+    names = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    ops = (name for name in names if not name.startswith("_") and not name.endswith("_triton"))
+    return {op: importlib.import_module(f"{__package__}.{op}") for op in ops}
 
 
 def choose(impls: dict[str, Impl], name: str | None, *args) -> Callable:

@@ -12,7 +12,6 @@ import triton.language as tl
 from torch import Tensor
 
 LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -48,6 +47,15 @@ def load_scalars(X, strides, b, y, x, n, inside):
 @triton.jit
 def store_scalars(X, strides, b, y, x, n, values, inside):
     tl.store(X + b.to(tl.int64) * strides[0] + (y * strides[1] + x * strides[2] + n * strides[3]), values, inside)
+
+
+@triton.jit
+def load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, y, x, n, inside, D: tl.constexpr, E: tl.constexpr,
+                 BD: tl.constexpr, BE: tl.constexpr):  # fmt: skip
+    """What a backward pass needs of queries: themselves, the output's gradient, the denominator and delta."""
+    q = load_rows(Q, sq, b, y, x, n, inside, D, BD)
+    grad = load_rows(GRAD, sg, b, y, x, n, inside, E, BE)
+    return q, grad, load_scalars(LSE, sl, b, y, x, n, inside), load_scalars(DELTA, sl, b, y, x, n, inside)
 
 
 @triton.jit

@@ -14,8 +14,8 @@ from torch import Tensor
 from ._softmax_triton import (
     LOG2E,
     lanes,
+    load_queries,
     load_rows,
-    load_scalars,
     precision,
     row_dots,
     softmax_end,
@@ -135,10 +135,7 @@ def _backward_of_queries(
     for item in range(tl.program_id(0) * chunk, tl.minimum((tl.program_id(0) + 1) * chunk, items)):
         b, block, part, n = _item(item, geometry, N, BLOCK)
         iy, ix, yq, xq, on_q = _queries(block, part * BLOCK, geometry, BLOCK)
-        q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
-        grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, E, BE)
-        lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-        delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+        q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, E, BD, BE)
         height_rel = _load_table(HEIGHT_REL, window, q, D, BD, CELLS)
         width_rel = _load_table(WIDTH_REL, window, q, D, BD, CELLS)
         heights = tl.dot(q, tl.trans(height_rel), input_precision=PRECISION) * LOG2E
@@ -204,10 +201,7 @@ def _backward_of_keys(
     for item in range(height * width * parts):
         block = top + item // parts // width, left + item // parts % width
         iy, ix, yq, xq, on_q = _queries(block, item % parts * BLOCK, geometry, BLOCK)
-        q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
-        grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, E, BE)
-        lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-        delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+        q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, E, BD, BE)
         heights = tl.dot(q, tl.trans(height_rel), input_precision=PRECISION) * LOG2E
         widths = tl.dot(q, tl.trans(width_rel), input_precision=PRECISION) * LOG2E
         jy0, jx0 = y0 - block[0] * size + halo, x0 - block[1] * size + halo

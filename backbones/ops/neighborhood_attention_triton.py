@@ -16,8 +16,8 @@ from torch import Tensor
 from ._softmax_triton import (
     LOG2E,
     lanes,
+    load_queries,
     load_rows,
-    load_scalars,
     precision,
     row_dots,
     softmax_end,
@@ -99,10 +99,8 @@ def _logits(q, k, BIAS, n, yq, xq, yk, xk, rows, cols, geometry, scale, BIASED: 
 @triton.jit
 def _load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, y, x, n, inside, D: tl.constexpr, BD: tl.constexpr):
     """What the backward pass needs of queries; the weights of those that do not exist become 0."""
-    q = load_rows(Q, sq, b, y, x, n, inside, D, BD)
-    grad = load_rows(GRAD, sg, b, y, x, n, inside, D, BD)
-    lse = tl.where(inside, load_scalars(LSE, sl, b, y, x, n, inside), float("inf"))
-    return q, grad, lse, load_scalars(DELTA, sl, b, y, x, n, inside)
+    q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, y, x, n, inside, D, D, BD, BD)
+    return q, grad, tl.where(inside, lse, float("inf")), delta
 
 
 @triton.jit

@@ -12,8 +12,8 @@ from torch import Tensor
 from ._softmax_triton import (
     LOG2E,
     lanes,
+    load_queries,
     load_rows,
-    load_scalars,
     precision,
     row_dots,
     softmax_end,
@@ -83,10 +83,7 @@ def _backward_of_queries(
     b, region = row // regions, row % regions
     INDEX += row.to(tl.int64) * chosen
     yq, xq, on_q = _own_tokens(region, tl.program_id(1) * BQ, geometry, BQ)
-    q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
-    grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, D, BD)
-    lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-    delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+    q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, D, BD, BD)
     dq = tl.zeros([BQ, BD], tl.float32)
     for start in range(0, BK if WHOLE else chosen * geometry[0] * geometry[1], BK):
         yk, xk, on_k = _tokens(INDEX, start, chosen, geometry, BK)
@@ -116,10 +113,7 @@ def _backward_of_keys(
     dk, dv = tl.zeros([BK, BD], tl.float32), tl.zeros([BK, BD], tl.float32)
     for start in range(0, choosers * geometry[0] * geometry[1], BQ):
         yq, xq, on_q = _tokens(CHOOSERS, start, choosers, geometry, BQ)
-        q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
-        grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, D, BD)
-        lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-        delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+        q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, D, BD, BD)
         s = _logits(q, k, on_q, on_k, scale, PRECISION)
         p, ds = softmax_gradient(s, lse, delta, grad, v, PRECISION)
         dv = tl.dot(tl.trans(p.to(v.dtype)), grad, dv, input_precision=PRECISION)

@@ -12,8 +12,8 @@ from torch import Tensor
 from ._softmax_triton import (
     LOG2E,
     lanes,
+    load_queries,
     load_rows,
-    load_scalars,
     precision,
     row_dots,
     softmax_end,
@@ -93,10 +93,7 @@ def _backward_of_keys(
     dk, dv = tl.zeros([BLOCK, BD], tl.float32), tl.zeros([BLOCK, BD], tl.float32)
     for start in range(0, BLOCK if WHOLE else tokens, BLOCK):
         tq, yq, xq, on_q = _tokens(start, y0, x0, geometry, BLOCK)
-        q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
-        grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, D, BD)
-        lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-        delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+        q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, D, BD, BD)
         s = _logits(q, k, BIAS, n, tq, tk, on_q, on_k, scale, tokens, BIASED, PRECISION)
         p, ds = softmax_gradient(s, lse, delta, grad, v, PRECISION)
         dv = tl.dot(tl.trans(p.to(v.dtype)), grad, dv, input_precision=PRECISION)
@@ -118,10 +115,7 @@ def _backward_of_queries(
     n, tokens = tl.program_id(0) % N, geometry[2] * geometry[3]
     b, y0, x0 = _corner(tl.program_id(0) // N, geometry)
     tq, yq, xq, on_q = _tokens(tl.program_id(1) * BLOCK, y0, x0, geometry, BLOCK)
-    q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
-    grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, D, BD)
-    lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-    delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+    q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, D, BD, BD)
     dq = tl.zeros([BLOCK, BD], tl.float32)
     for start in range(0, BLOCK if WHOLE else tokens, BLOCK):
         tk, yk, xk, on_k = _tokens(start, y0, x0, geometry, BLOCK)
@@ -147,12 +141,9 @@ def _backward_of_bias(
         b, y0, x0 = _corner(window, geometry)
         tq, yq, xq, on_q = _tokens(row, y0, x0, geometry, BLOCK)
         tk, yk, xk, on_k = _tokens(col, y0, x0, geometry, BLOCK)
-        q = load_rows(Q, sq, b, yq, xq, n, on_q, D, BD)
         k = load_rows(K, sk, b, yk, xk, n, on_k, D, BD)
         v = load_rows(V, sv, b, yk, xk, n, on_k, D, BD)
-        grad = load_rows(GRAD, sg, b, yq, xq, n, on_q, D, BD)
-        lse = load_scalars(LSE, sl, b, yq, xq, n, on_q)
-        delta = load_scalars(DELTA, sl, b, yq, xq, n, on_q)
+        q, grad, lse, delta = load_queries(Q, GRAD, LSE, DELTA, sq, sg, sl, b, yq, xq, n, on_q, D, D, BD, BD)
         s = _logits(q, k, BIAS, n, tq, tk, on_q, on_k, scale, tokens, True, PRECISION)
         _, ds = softmax_gradient(s, lse, delta, grad, v, PRECISION)
         total += ds

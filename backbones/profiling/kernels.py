@@ -1,7 +1,6 @@
 """What Triton's kernels need of a GPU's multiprocessor, by compiling them; no GPU is needed."""
 
 import importlib
-import pkgutil
 import re
 import subprocess
 import tempfile
@@ -13,8 +12,11 @@ from unittest import mock
 
 import torch
 
+from ..ops._fused import interpreted
+from ..ops._impl import modules
+from .measure import DTYPES
+
 TARGETS = 80, 90  # compute capabilities: A100, H100 and H200
-DTYPES = dict(float32=torch.float32, float16=torch.float16, bfloat16=torch.bfloat16)
 
 
 class Kernel(NamedTuple):
@@ -31,10 +33,7 @@ class Kernel(NamedTuple):
 
 def ops() -> list[str]:
     """Those that have Triton kernels."""
-    from .. import ops
-
-    names = (module.name for module in pkgutil.iter_modules(ops.__path__) if not module.name.startswith("_"))
-    return [name.removesuffix("_triton") for name in names if name.endswith("_triton")]
+    return [op for op, module in modules().items() if "triton" in module.IMPLS]
 
 
 def names(op: str) -> set[str]:
@@ -48,7 +47,7 @@ def names(op: str) -> set[str]:
 
 def report(op: str, dtype: str, target: int, small: bool = False, once: bool = False) -> list[Kernel]:
     """The kernels for the op's REAL inputs, or its SMALL ones; `once`: only until each has been compiled."""
-    module = importlib.import_module(f"backbones.ops.{op}")
+    module = modules()[op]
     found: list[Kernel] = []
     for case in module.SMALL if small else module.REAL:
         if not once or names(op) - {kernel.kernel for kernel in found}:
@@ -61,13 +60,10 @@ def compiled(op: str, case: dict, dtype: str, target: int) -> list[Kernel]:
 
     Raises RuntimeError where Triton interprets kernels, and what its compiler raises.
     """
-    from ..ops._fused import interpreted
-
     if interpreted():
         raise RuntimeError("Triton interprets kernels here; unset TRITON_INTERPRET to compile them")
-    module = importlib.import_module(f"backbones.ops.{op}")
     launchers = importlib.import_module(f"backbones.ops.{op}_triton")
-    args = module.inputs(**case, dtype=DTYPES[dtype], device="meta")
+    args = modules()[op].inputs(**case, dtype=DTYPES[dtype], device="meta")
     with _compiling(target) as found:
         out, lse = launchers.forward(*args)
         launchers.backward(torch.empty_like(out), out, lse, *args)
